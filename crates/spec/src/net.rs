@@ -1,0 +1,51 @@
+//! Network device layouts (VIRTIO 1.4 §5.1).
+
+/// Bytes of the header with VERSION_1 and neither hash report nor tunnel offloads.
+pub const HDR_LEN: usize = 12;
+
+/// Header flag: the checksum at `csum_start + csum_offset` is still to be completed.
+pub const HDR_F_NEEDS_CSUM: u8 = 1;
+/// Header flag: the device has validated the outermost checksum.
+pub const HDR_F_DATA_VALID: u8 = 2;
+/// Header flag: the checksum fields carry coalescing information.
+pub const HDR_F_RSC_INFO: u8 = 4;
+
+/// Header gso_type: an ordinary frame.
+pub const HDR_GSO_NONE: u8 = 0;
+/// Header gso_type: TCP over IPv4, to be segmented.
+pub const HDR_GSO_TCPV4: u8 = 1;
+/// Header gso_type: one UDP datagram, to be fragmented (UFO).
+pub const HDR_GSO_UDP: u8 = 3;
+/// Header gso_type: TCP over IPv6, to be segmented.
+pub const HDR_GSO_TCPV6: u8 = 4;
+/// Header gso_type: UDP datagrams, to be segmented (USO).
+pub const HDR_GSO_UDP_L4: u8 = 5;
+/// Bit of gso_type: a TCP segment with ECN set.
+pub const HDR_GSO_ECN: u8 = 0x80;
+
+/// Config status bit: the link is up.
+pub const S_LINK_UP: u16 = 1;
+/// Config status bit: the device asks the guest to announce itself.
+pub const S_ANNOUNCE: u16 = 2;
+
+/// Bytes of the device configuration without the HASH_TUNNEL field.
+pub const CONFIG_LEN: usize = 24;
+/// Offset of `mac` in the device configuration.
+pub const CONFIG_MAC: usize = 0;
+/// Offset of `status` in the device configuration.
+pub const CONFIG_STATUS: usize = 6;
+/// Offset of `max_virtqueue_pairs` in the device configuration.
+pub const CONFIG_MAX_PAIRS: usize = 8;
+/// Offset of `mtu` in the device configuration.
+pub const CONFIG_MTU: usize = 10;
+
+/// The smallest MTU a device may report (§5.1.4).
+pub const MTU_MIN: u16 = 68;
+/// Bytes of an Ethernet header without tags.
+pub const ETH_HDR_LEN: usize = 14;
+/// Bytes of an 802.1Q tag.
+pub const VLAN_TAG_LEN: usize = 4;
+/// Largest frame without its virtio header: 64 KiB of IP packet, Ethernet header and one tag.
+pub const FRAME_MAX: usize = 65_535 + ETH_HDR_LEN + VLAN_TAG_LEN;
+/// The most queue pairs a device may have.
+pub const PAIRS_MAX: u16 = 0x8000;
