@@ -1,0 +1,22 @@
+//! Guest memory: the table of regions, the spans of buffers, the cells of rings.
+
+mod map;
+mod ring;
+mod span;
+
+pub use map::{AddressSpace, GuestAddr, MapError, MemoryMap, Region, UserAddr};
+pub use ring::{Cell, Descriptor, SharedIndex, SharedRing, UsedElem};
+pub use span::{Pushed, ReadSpan, SpanStore, WriteSpan, copy_in, copy_out, copy_through};
+
+/// Brings the cache line at `at` closer, where the target has an instruction for it.
+#[inline]
+pub(crate) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: prefetching is a hint; it never faults and touches nothing, whatever `at` is.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}

@@ -1,0 +1,371 @@
+//! Spans: runs of translated memory, shaped like `iovec`, and the store that keeps them.
+//!
+//! There are two kinds on purpose. A device must not write what the driver made readable and
+//! should not read what it made writable (VIRTIO 1.4 §2.7.5.1): with two types, doing so is a
+//! compile error instead of a matter of discipline.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr::{self, NonNull};
+
+use super::map::{AddressSpace, GuestAddr};
+use super::prefetch;
+
+/// Memory that may be copied out of; never written, never seen as `&[u8]`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct ReadSpan<'m> {
+    base: *const u8,
+    len: usize,
+    memory: PhantomData<&'m u8>,
+}
+
+/// Memory that may be copied into; never read.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct WriteSpan<'m> {
+    base: *mut u8,
+    len: usize,
+    memory: PhantomData<&'m u8>,
+}
+
+impl<'m> ReadSpan<'m> {
+    /// Private memory as a span, to send it together with guest memory.
+    #[must_use]
+    pub fn local(bytes: &'m [u8]) -> Self {
+        Self { base: bytes.as_ptr(), len: bytes.len(), memory: PhantomData }
+    }
+
+    /// The span's length in bytes.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the span has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first `at` bytes and the rest; `at` beyond the end leaves the rest empty.
+    #[inline]
+    #[must_use]
+    pub fn split(self, at: usize) -> (Self, Self) {
+        let at = at.min(self.len);
+        let head = Self { len: at, ..self };
+        let tail =
+            Self { base: self.base.wrapping_add(at), len: self.len.wrapping_sub(at), ..self };
+        (head, tail)
+    }
+
+    /// Copies from `offset` into `out`; returns the bytes copied, short at the span's end.
+    #[inline]
+    pub fn copy_to(&self, offset: usize, out: &mut [u8]) -> usize {
+        let (_, from) = self.split(offset);
+        let len = from.len.min(out.len());
+        // SAFETY: `from` lies in memory that stays mapped for 'm and `len` is within both sides.
+        // Guest memory may change meanwhile; then the copy holds bytes the guest chose, in any
+        // mixture, which is all a guest can be trusted to provide anyway.
+        unsafe { ptr::copy_nonoverlapping(from.base, out.as_mut_ptr(), len) };
+        len
+    }
+
+    /// For the system calls of `host`, which copy out of the span.
+    #[cfg(feature = "host")]
+    #[inline]
+    pub(crate) fn base(&self) -> *const u8 {
+        self.base
+    }
+
+    /// Brings the span's first cache line closer.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch(self.base);
+    }
+}
+
+impl<'m> WriteSpan<'m> {
+    /// Private memory as a span, to receive into it together with guest memory.
+    #[must_use]
+    pub fn local(bytes: &'m mut [u8]) -> Self {
+        Self { base: bytes.as_mut_ptr(), len: bytes.len(), memory: PhantomData }
+    }
+
+    /// The span's length in bytes.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the span has no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The first `at` bytes and the rest; `at` beyond the end leaves the rest empty.
+    #[inline]
+    #[must_use]
+    pub fn split(self, at: usize) -> (Self, Self) {
+        let at = at.min(self.len);
+        let head = Self { len: at, ..self };
+        let tail =
+            Self { base: self.base.wrapping_add(at), len: self.len.wrapping_sub(at), ..self };
+        (head, tail)
+    }
+
+    /// For the system calls of `host`, which copy into the span.
+    #[cfg(feature = "host")]
+    #[inline]
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.base
+    }
+
+    /// Copies `bytes` to `offset`; returns the bytes copied, short at the span's end.
+    #[inline]
+    pub fn copy_from(&self, offset: usize, bytes: &[u8]) -> usize {
+        let (_, to) = self.split(offset);
+        let len = to.len.min(bytes.len());
+        // SAFETY: `to` lies in memory that stays mapped for 'm and `len` is within both sides; no
+        // Rust reference to it exists, since spans are the only way to guest memory.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to.base, len) };
+        len
+    }
+}
+
+impl fmt::Debug for ReadSpan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} readable bytes", self.len)
+    }
+}
+
+impl fmt::Debug for WriteSpan<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} writable bytes", self.len)
+    }
+}
+
+/// Copies from `offset` of the spans, taken as one run, into `out`; returns the bytes copied.
+#[inline]
+pub fn copy_out(spans: &[ReadSpan<'_>], offset: usize, out: &mut [u8]) -> usize {
+    let (mut skip, mut done) = (offset, 0_usize);
+    for span in spans {
+        let Some(room) = out.get_mut(done..).filter(|room| !room.is_empty()) else { break };
+        done = done.saturating_add(span.copy_to(skip, room));
+        skip = skip.saturating_sub(span.len);
+    }
+    done
+}
+
+/// Copies `bytes` to `offset` of the spans, taken as one run; returns the bytes copied.
+#[inline]
+pub fn copy_in(spans: &[WriteSpan<'_>], offset: usize, bytes: &[u8]) -> usize {
+    let (mut skip, mut done) = (offset, 0_usize);
+    for span in spans {
+        let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) else { break };
+        done = done.saturating_add(span.copy_from(skip, rest));
+        skip = skip.saturating_sub(span.len);
+    }
+    done
+}
+
+/// Copies all of `from` into `to`, guest memory to guest memory; returns the bytes copied.
+#[inline]
+pub fn copy_through(from: &[ReadSpan<'_>], to: &[WriteSpan<'_>]) -> usize {
+    let mut done = 0_usize;
+    let mut targets = to.iter();
+    let Some(mut target) = targets.next().copied() else { return 0 };
+    for span in from {
+        let mut rest = *span;
+        while rest.len > 0 {
+            if target.len == 0 {
+                let Some(next) = targets.next() else { return done };
+                target = *next;
+                continue;
+            }
+            let len = rest.len.min(target.len);
+            // SAFETY: both runs stay mapped for their lifetimes and `len` is within both. `copy`
+            // allows the overlap that a guest can bring about by posting one page twice.
+            unsafe { ptr::copy(rest.base, target.base, len) };
+            (rest, target) = (rest.split(len).1, target.split(len).1);
+            done = done.saturating_add(len);
+        }
+    }
+    done
+}
+
+/// What became of a pushed buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Pushed {
+    /// It is in the store, as this many spans.
+    Added(usize),
+    /// The store has no room for it; nothing was added.
+    Full,
+    /// Part of it is not mapped; nothing was added.
+    Unmapped,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Run {
+    base: *mut u8,
+    len: usize,
+}
+
+/// Spans together with the map that translated them, so that none outlives it.
+///
+/// Holds up to `N` spans; allocated once. Positions are counted from 0 in push order.
+pub struct SpanStore<const N: usize> {
+    runs: Box<[Run; N]>,
+    len: usize,
+    hint: usize,
+    space: Arc<AddressSpace>,
+}
+
+// SAFETY: the runs point into memory that `space` keeps mapped, whichever thread has the store.
+unsafe impl<const N: usize> Send for SpanStore<N> {}
+
+impl<const N: usize> SpanStore<N> {
+    /// An empty store over `space`.
+    #[must_use]
+    pub fn new(space: Arc<AddressSpace>) -> Self {
+        let runs = Box::new([Run { base: ptr::null_mut(), len: 0 }; N]);
+        Self { runs, len: 0, hint: 0, space }
+    }
+
+    /// The address space that translates.
+    #[must_use]
+    pub fn space(&self) -> &Arc<AddressSpace> {
+        &self.space
+    }
+
+    /// How many spans the store holds.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the store holds no span.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Translates `len` bytes at `at` and adds them: one span, or one for each region they cross.
+    /// An empty buffer adds nothing.
+    #[inline]
+    pub fn push(&mut self, at: GuestAddr, len: u32) -> Pushed {
+        let Ok(len) = usize::try_from(len) else { return Pushed::Unmapped };
+        let Some((base, room)) = self.space.map().find(at, &mut self.hint) else {
+            return if len == 0 { Pushed::Added(0) } else { Pushed::Unmapped };
+        };
+        if room >= len {
+            return self.add(base, len);
+        }
+        self.push_across(at, len)
+    }
+
+    /// A buffer that crosses from one region into a neighbour.
+    #[cold]
+    fn push_across(&mut self, at: GuestAddr, len: usize) -> Pushed {
+        let before = self.len;
+        let (mut at, mut rest) = (at, len);
+        while rest > 0 {
+            let found = self.space.map().find(at, &mut self.hint);
+            let step = match found {
+                Some((base, room)) => {
+                    let len = room.min(rest);
+                    match self.add(base, len) {
+                        Pushed::Added(_) => u64::try_from(len).ok().and_then(|n| at.checked_add(n)),
+                        refused @ (Pushed::Full | Pushed::Unmapped) => {
+                            return self.undo(before, refused);
+                        }
+                    }
+                    .map(|next| (next, len))
+                }
+                None => None,
+            };
+            let Some((next, len)) = step else { return self.undo(before, Pushed::Unmapped) };
+            (at, rest) = (next, rest.saturating_sub(len));
+        }
+        Pushed::Added(self.len.saturating_sub(before))
+    }
+
+    #[inline]
+    fn add(&mut self, base: NonNull<u8>, len: usize) -> Pushed {
+        match self.runs.get_mut(self.len) {
+            Some(run) => {
+                *run = Run { base: base.as_ptr(), len };
+                self.len = self.len.wrapping_add(1);
+                Pushed::Added(1)
+            }
+            None => Pushed::Full,
+        }
+    }
+
+    fn undo(&mut self, before: usize, refused: Pushed) -> Pushed {
+        self.len = before;
+        refused
+    }
+
+    /// Keeps the first `len` spans.
+    #[inline]
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Takes out the first `count` spans; the rest move to the front.
+    pub fn drop_front(&mut self, count: usize) {
+        let count = count.min(self.len);
+        if let Some(held) = self.runs.get_mut(..self.len) {
+            held.copy_within(count.min(held.len()).., 0);
+        }
+        self.len = self.len.wrapping_sub(count);
+    }
+
+    /// Cuts `bytes` off the front of the span at `position`; beyond its length it becomes empty.
+    #[inline]
+    pub fn trim(&mut self, position: usize, bytes: usize) {
+        if let Some(run) = self.runs.get_mut(position) {
+            let cut = bytes.min(run.len);
+            *run = Run { base: run.base.wrapping_add(cut), len: run.len.wrapping_sub(cut) };
+        }
+    }
+
+    /// Spans that were pushed for reading; empty when the range is not in the store.
+    #[inline]
+    #[must_use]
+    pub fn readable(&self, start: usize, count: usize) -> &[ReadSpan<'_>] {
+        let runs = self.range(start, count);
+        // SAFETY: `Run` and `ReadSpan` are both `repr(C)` pairs of a pointer and a length; the
+        // runs were translated by `space`, which `self` keeps mapped for the borrow's lifetime.
+        unsafe { core::slice::from_raw_parts(runs.as_ptr().cast(), runs.len()) }
+    }
+
+    /// Spans that were pushed for writing; empty when the range is not in the store.
+    #[inline]
+    #[must_use]
+    pub fn writable(&self, start: usize, count: usize) -> &[WriteSpan<'_>] {
+        let runs = self.range(start, count);
+        // SAFETY: as in `readable`.
+        unsafe { core::slice::from_raw_parts(runs.as_ptr().cast(), runs.len()) }
+    }
+
+    #[inline]
+    fn range(&self, start: usize, count: usize) -> &[Run] {
+        let end = start.saturating_add(count);
+        if end > self.len { &[] } else { self.runs.get(start..end).unwrap_or(&[]) }
+    }
+}
+
+impl<const N: usize> fmt::Debug for SpanStore<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {N} spans", self.len)
+    }
+}
