@@ -1,2 +1,18 @@
-//! placeholder
+//! User-mode network: a guest's network through the sockets of an unprivileged process.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::cast_possible_truncation,
+        clippy::disallowed_methods,
+        clippy::let_underscore_must_use,
+        reason = "tests may stop"
+    )
+)]
+
+pub mod addr;
+pub mod config;
+pub mod policy;
+pub mod ports;
