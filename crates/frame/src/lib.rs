@@ -36,3 +36,4 @@ pub mod build;
 pub mod checksum;
 pub mod header;
 pub mod parse;
+pub mod segment;
