@@ -2,7 +2,7 @@
 # What a guest does with its network; every answer is a line "key=value".
 
 now() { cut -d' ' -f1 /proc/uptime; }
-since() { echo "$1 $(now)" | awk '{ t = $2 - $1; printf "%.2f\n", t > 0 ? t : 0.01 }'; }
+since() { echo "$1 $(now)" | awk '{ t = $2 - $1; printf "%.2f\n", (t > 0 ? t : 0.01) }'; }
 
 # the interface that virtio_net drives; its probe may still be under way
 nic() {

@@ -1,0 +1,64 @@
+#!/bin/sh
+# traffic VERB: what the tests make a guest do beyond the verbs of `net`.
+
+# the feature bits the driver took, as numbers
+features() {
+  bits=$(cat "/sys/class/net/$(net nic)/device/features")
+  echo "$bits" | awk '{ for (i = 1; i <= length($0); i++) if (substr($0, i, 1) == "1") printf "%d ", i - 1 }' |
+    sed 's/^/features=/; s/ $/\n/'
+}
+
+# address6 ADDRESS/PREFIX: given by hand, and free to use
+address6() {
+  nic=$(net nic) || return 1
+  ip -6 addr add "$1" dev "$nic" || return 1
+  tries=0
+  while ip -6 addr show dev "$nic" | grep -q tentative; do
+    [ $tries -lt 50 ] || return 1
+    usleep 100000
+    tries=$((tries + 1))
+  done
+}
+
+# udp HOST PORT BYTES BLOCK: a file by TFTP, and back again
+udp() {
+  rm -f /tmp/udp
+  tftp -g -b "$4" -l /tmp/udp -r "$3" "$1" "$2" || return 1
+  echo "sha256=$(sha256sum </tmp/udp | cut -d' ' -f1)"
+  tftp -p -b "$4" -l /tmp/udp -r "$3" "$1" "$2"
+}
+
+# mean CMD..: runs it and says how many octets the mean frame had in each direction
+mean() {
+  net frames >/tmp/before
+  "$@" || return 1
+  net frames | paste -d= /tmp/before - | awk -F= '
+    { d[$1] = $4 - $2 }
+    END {
+      printf "rx_mean=%d\ntx_mean=%d\n", d["rx_bytes"] / (d["rx_packets"] + 1), d["tx_bytes"] / (d["tx_packets"] + 1)
+      printf "errors=%d\n", d["rx_errors"] + d["tx_errors"]
+    }'
+}
+
+# reload TIMES ADDRESS/PREFIX PEER: takes the driver out and in again, and pings each time
+reload() {
+  round=1
+  while [ "$round" -le "$1" ]; do
+    rmmod virtio_net || return 1
+    modprobe virtio_net || return 1
+    nic=$(net nic) || return 1
+    ip link set "$nic" up
+    ip addr add "$2" dev "$nic"
+    ping -c 2 -i 0.2 -W 3 -q "$3" >/tmp/ping || { cat /tmp/ping; echo "round $round"; return 1; }
+    round=$((round + 1))
+  done
+  echo "rounds=$1"
+}
+
+# what the kernel had to say about its NIC that should worry us
+complaints() {
+  dmesg | grep -E 'virtio.*([Ff]ail|[Ee]rror|unexpected|not a head|bad gso)|NETDEV WATCHDOG|BUG:|Oops|WARNING:'
+  true
+}
+
+"$@"
