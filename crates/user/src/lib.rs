@@ -16,3 +16,4 @@ pub mod addr;
 pub mod config;
 pub mod policy;
 pub mod ports;
+pub mod services;
