@@ -28,8 +28,9 @@ const STEPS: &[Step] = &[
     Step { name: "docs", unable: nothing, run: docs::run },
     Step { name: "tests", unable: nothing, run: tests },
     Step { name: "gate", unable: nothing, run: gate::run },
-    Step { name: "fuzz", unable: setup::complaint, run: fuzz_all },
     Step { name: "demo", unable: nothing, run: demo },
+    Step { name: "fuzz", unable: setup::complaint, run: fuzz_all },
+    Step { name: "guests", unable: setup::complaint, run: guests },
 ];
 
 /// Where a step ended.
@@ -133,7 +134,14 @@ fn fuzz_all() -> Result {
     fuzz::targets()?.iter().try_for_each(|target| fuzz::run(target, Some(FUZZ_SECONDS)))
 }
 
-/// The README's first command, as it stands there, and as nobody in particular where we can.
+/// Real guests under QEMU against the program as users get it. With `CI` set, what cannot run has
+/// failed.
+fn guests() -> Result {
+    let args = ["test", "--release", "--locked", "--package", "vionetd", "--test", "guest"];
+    shell::run(cargo(&args).env("CI", "1"))
+}
+
+/// The README's first command, as it stands there.
 fn demo() -> Result {
     shell::run(&mut cargo(&["run", "--release", "--", "demo"]))
 }
