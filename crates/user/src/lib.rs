@@ -16,4 +16,5 @@ pub mod addr;
 pub mod config;
 pub mod policy;
 pub mod ports;
+pub mod resolver;
 pub mod services;
