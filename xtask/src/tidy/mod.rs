@@ -3,6 +3,7 @@
 //! ```text
 //!   every file      words        no paths of somebody's machine, no numbers of tickets
 //!   Rust files      style        sizes, names, first lines, reasons, unsafe, ignored tests
+//!   documents       links        the files they name are there
 //!   manifests       arrows       which crate may use which, lints switched on
 //! ```
 //!
@@ -10,6 +11,7 @@
 //! an entry of [`EXCEPTIONS`], which says why.
 
 mod arrows;
+mod links;
 mod source;
 mod style;
 mod words;
@@ -73,6 +75,9 @@ fn check(root: &Path) -> Result<Vec<Finding>> {
         words::check(file, &mut findings);
         if file.path.ends_with(".rs") {
             style::check(file, EXCEPTIONS, &mut findings);
+        }
+        if file.path.ends_with(".md") {
+            links::check(root, file, &mut findings);
         }
         if file.path.ends_with("Cargo.toml") {
             arrows::check(file, &mut findings);
