@@ -32,5 +32,6 @@ pub use demo::{DemoPlan, Lease, Step, VmReport, run_demo};
 pub use error::VmError;
 pub use guest::{Guest, Output};
 pub use parts::{Missing, Parts, missing};
+pub(crate) use qemu::kvm_opens;
 pub use qemu::{Accel, Backend, Machine, Qemu};
 pub use qmp::Qmp;
