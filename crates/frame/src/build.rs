@@ -522,3 +522,84 @@ fn option<'r>(
 fn length(len: usize) -> Result<u16, BuildFault> {
     u16::try_from(len).map_err(|_| BuildFault::PayloadTooLong)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::parse::{Network, parse};
+    use core::net::{Ipv4Addr, Ipv6Addr};
+
+    fn route(addresses: Addresses) -> Route {
+        Route { destination: [2; 6], source: [4; 6], addresses, hop_limit: 64, traffic_class: 0 }
+    }
+
+    fn v4() -> Route {
+        let (source, destination) = (Ipv4Addr::new(10, 0, 2, 2), Ipv4Addr::new(10, 0, 2, 15));
+        route(Addresses::V4 { source, destination })
+    }
+
+    fn v6() -> Route {
+        let (source, destination) = (Ipv6Addr::LOCALHOST, Ipv6Addr::LOCALHOST);
+        route(Addresses::V6 { source, destination })
+    }
+
+    #[test]
+    fn an_arp_reply_reads_back() {
+        let message = Arp {
+            operation: 2,
+            sender_mac: [4; 6],
+            sender_ip: Ipv4Addr::new(10, 0, 2, 2),
+            target_mac: [2; 6],
+            target_ip: Ipv4Addr::new(10, 0, 2, 15),
+        };
+        let mut room = [0; ARP_FRAME_LEN];
+        assert_eq!(arp(&mut room, [2; 6], [4; 6], &message), Ok(ARP_FRAME_LEN));
+        let parsed = parse(&room, room.len()).unwrap();
+        assert_eq!(parsed.network, Network::Arp(message));
+        assert_eq!((parsed.destination, parsed.source), ([2; 6], [4; 6]));
+        let fault = arp(&mut room[..ARP_FRAME_LEN - 1], [2; 6], [4; 6], &message);
+        assert_eq!(fault, Err(BuildFault::NoRoom));
+    }
+
+    #[test]
+    fn the_longest_payload_fits_and_one_more_is_refused() {
+        let tcp = TcpHeader { mss: Some(1460), window_scale: Some(7), ..TcpHeader::default() };
+        let mut room = [0; HEADERS_MAX];
+        let mut len_of = |route: Route, payload: usize| {
+            route.tcp(&mut room, &tcp, &Payload::Later(payload)).map(|built| built.len)
+        };
+        assert_eq!(len_of(v4(), 65_535 - 48), Ok(62));
+        assert_eq!(len_of(v4(), 65_535 - 47), Err(BuildFault::PayloadTooLong));
+        assert_eq!(len_of(v6(), 65_535 - 28), Ok(HEADERS_MAX));
+        assert_eq!(len_of(v6(), 65_535 - 27), Err(BuildFault::PayloadTooLong));
+        assert_eq!(len_of(v6(), usize::MAX), Err(BuildFault::PayloadTooLong));
+    }
+
+    #[test]
+    fn only_a_long_segment_with_an_open_checksum_is_cut() {
+        let mut room = [0; HEADERS_MAX];
+        let mut request = |route: Route, payload: Payload<'_>, size| {
+            route.tcp(&mut room, &TcpHeader::default(), &payload).unwrap().cut_into(size)
+        };
+        let csum = Some(CsumAt { start: 34, offset: 16 });
+        let gso = Some(GsoRequest { kind: Gso::TcpV4, size: 1460, ecn: false });
+        assert_eq!(request(v4(), Payload::Later(1461), 1460), Request { csum, gso });
+        assert_eq!(request(v4(), Payload::Later(1460), 1460), Request { csum, gso: None });
+        assert_eq!(request(v4(), Payload::Later(1460), 0), Request { csum, gso: None });
+        assert_eq!(request(v4(), Payload::Bytes(&[0; 1461]), 1460), Request::default());
+        let six = request(v6(), Payload::Later(1461), 1460);
+        assert_eq!(six.gso.unwrap().kind, Gso::TcpV6);
+        assert_eq!(six.csum, Some(CsumAt { start: 54, offset: 16 }));
+    }
+
+    #[test]
+    fn a_udp_checksum_is_never_written_as_none() {
+        // The two bytes of payload that bring the sum to all ones.
+        let mut room = [0; HEADERS_MAX];
+        let header = UdpHeader { source: 53, destination: 54 };
+        let built = v4().udp(&mut room, &header, &Payload::Bytes(&[0, 0])).unwrap();
+        let payload = [room[built.len - 2], room[built.len - 1]];
+        v4().udp(&mut room, &header, &Payload::Bytes(&payload)).unwrap();
+        assert_eq!(room[built.len - 2..built.len], [0xff, 0xff]);
+    }
+}

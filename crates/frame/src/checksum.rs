@@ -144,55 +144,55 @@ pub fn complete(frame: &mut [u8], at: CsumAt) -> Result<(), HeaderFault> {
     Ok(())
 }
 
-/// Bytes of one round of the summing loop: one cache line.
-const ROUND: usize = 64;
 /// Bytes of a machine word here.
 const WORD: usize = 8;
-/// Words of a round.
-const LANES: usize = ROUND / WORD;
+/// Bytes that one run of additions with carry goes over.
+const RUN: usize = 4 * WORD;
+/// Runs of one round: they do not wait for one another's carry, so the processor overlaps them.
+const RUNS: usize = 4;
 
 /// The folded sum of `bytes` as 16-bit words in the machine's byte order, zero-padded.
 ///
-/// Each lane keeps the sum of its words modulo 2^64, `whole`, and that of their upper halves,
-/// `upper`; the sum of the lower halves is then `whole - upper * 2^32`. That is three vector
-/// operations for a vector of bytes, where widening both halves takes four, and no carry.
+/// A sum modulo 2^64 - 1 is one modulo 2^16 - 1 too, so whole words are added with their carry.
 #[inline]
 fn sum_words(bytes: &[u8]) -> u16 {
-    let (rounds, rest) = bytes.as_chunks::<ROUND>();
-    let mut total = if rounds.is_empty() { 0 } else { sum_rounds(rounds) };
+    let (rounds, rest) = bytes.as_chunks::<{ RUNS * RUN }>();
+    let mut totals = [0; RUNS];
+    for round in rounds {
+        let (runs, _) = round.as_chunks::<RUN>();
+        for (total, run) in totals.iter_mut().zip(runs) {
+            *total = add_run(*total, run);
+        }
+    }
+    let mut total = totals.into_iter().fold(0, add_around);
     let (words, rest) = rest.as_chunks::<WORD>();
     for word in words {
-        total = add_halves(total, u64::from_ne_bytes(*word));
+        total = add_around(total, u64::from_ne_bytes(*word));
     }
     let mut last = [0; WORD];
     for (to, from) in last.iter_mut().zip(rest) {
         *to = *from;
     }
-    fold(add_halves(total, u64::from_ne_bytes(last)))
+    fold(add_around(total, u64::from_ne_bytes(last)))
 }
 
-fn sum_rounds(rounds: &[[u8; ROUND]]) -> u64 {
-    let mut whole = [0_u64; LANES];
-    let mut upper = [0_u64; LANES];
-    for round in rounds {
-        let (words, _) = round.as_chunks::<WORD>();
-        for ((whole, upper), word) in whole.iter_mut().zip(&mut upper).zip(words) {
-            let word = u64::from_ne_bytes(*word);
-            *whole = whole.wrapping_add(word);
-            *upper = upper.wrapping_add(word >> 32);
-        }
-    }
-    let mut total = 0_u64;
-    for (whole, upper) in whole.iter().zip(&upper) {
-        let lower = whole.wrapping_sub(upper << 32);
-        total = total.wrapping_add(lower).wrapping_add(*upper);
-    }
-    total
-}
-
+/// Adds the words of a run, each with the carry of the one before, the last carry at the end.
 #[inline]
-const fn add_halves(total: u64, word: u64) -> u64 {
-    total.wrapping_add(word & 0xffff_ffff).wrapping_add(word >> 32)
+fn add_run(mut total: u64, run: &[u8; RUN]) -> u64 {
+    let (words, _) = run.as_chunks::<WORD>();
+    let mut carry = false;
+    for word in words {
+        (total, carry) = total.carrying_add(u64::from_ne_bytes(*word), carry);
+    }
+    add_around(total, u64::from(carry))
+}
+
+/// A sum with the carry brought round.
+#[inline]
+const fn add_around(total: u64, word: u64) -> u64 {
+    let (sum, carry) = total.overflowing_add(word);
+    // After a carry the sum is at most 2^64 - 2, so there is room for it.
+    if carry { sum.wrapping_add(1) } else { sum }
 }
 
 /// A ones' complement sum brought down to 16 bits.

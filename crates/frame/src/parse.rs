@@ -14,43 +14,17 @@
 //!
 //! Checksums are not looked at: whether they must hold depends on the virtio header.
 
+mod packet;
+
 use core::fmt;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::checksum::{Sum, pseudo_header_v4, pseudo_header_v6};
-
-/// EtherType of IPv4.
-pub const ETHER_TYPE_IPV4: u16 = 0x0800;
-/// EtherType of ARP.
-pub const ETHER_TYPE_ARP: u16 = 0x0806;
-/// EtherType of a customer tag (IEEE 802.1Q).
-pub const ETHER_TYPE_VLAN: u16 = 0x8100;
-/// EtherType of IPv6.
-pub const ETHER_TYPE_IPV6: u16 = 0x86dd;
-/// EtherType of a service tag (IEEE 802.1ad).
-pub const ETHER_TYPE_SERVICE_VLAN: u16 = 0x88a8;
-
-/// IP protocol number of ICMP.
-pub const PROTOCOL_ICMP: u8 = 1;
-/// IP protocol number of TCP.
-pub const PROTOCOL_TCP: u8 = 6;
-/// IP protocol number of UDP.
-pub const PROTOCOL_UDP: u8 = 17;
-/// IP protocol number of ICMPv6.
-pub const PROTOCOL_ICMPV6: u8 = 58;
-
-/// Bytes of an Ethernet header without tags.
-pub const ETHERNET_LEN: usize = 14;
-/// Bytes of an IPv4 header without options.
-pub const IPV4_LEN: usize = 20;
-/// Bytes of an IPv6 header without extensions.
-pub const IPV6_LEN: usize = 40;
-/// Bytes of a TCP header without options.
-pub const TCP_LEN: usize = 20;
-/// Bytes of a UDP header.
-pub const UDP_LEN: usize = 8;
-/// Bytes of an ICMP or ICMPv6 header.
-pub const ICMP_LEN: usize = 8;
+pub use packet::{
+    Addresses, Arp, ETHER_TYPE_ARP, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, ETHER_TYPE_SERVICE_VLAN,
+    ETHER_TYPE_VLAN, ETHERNET_LEN, Fragment, ICMP_LEN, IPV4_LEN, IPV6_LEN, Icmp, Ip, Mac, Network,
+    PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, PROTOCOL_UDP, Parsed, TCP_LEN, Tcp, TcpFlags,
+    Transport, UDP_LEN, Udp,
+};
 
 /// The most IPv6 extension headers that are walked.
 pub const EXTENSIONS_MAX: usize = 8;
@@ -62,9 +36,6 @@ const EXTENSION_HOP_BY_HOP: u8 = 0;
 const EXTENSION_ROUTING: u8 = 43;
 const EXTENSION_FRAGMENT: u8 = 44;
 const EXTENSION_DESTINATION: u8 = 60;
-
-/// An Ethernet address.
-pub type Mac = [u8; 6];
 
 /// Why a frame could not be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -94,290 +65,6 @@ impl fmt::Display for ParseFault {
 }
 
 impl core::error::Error for ParseFault {}
-
-/// A frame, read. Offsets are from the start of the frame, in bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Parsed {
-    /// Whom the frame is for.
-    pub destination: Mac,
-    /// Who sent the frame.
-    pub source: Mac,
-    /// Tag control information of the VLAN tags, outermost first.
-    pub tags: [Option<u16>; 2],
-    /// EtherType after the tags.
-    pub ether_type: u16,
-    /// Where the network header starts.
-    pub l3: usize,
-    /// What is in the frame.
-    pub network: Network,
-}
-
-impl Parsed {
-    /// The IP packet in the frame, if there is one.
-    #[must_use]
-    pub const fn ip(&self) -> Option<&Ip> {
-        match &self.network {
-            Network::Ip(ip) => Some(ip),
-            Network::Arp(_) | Network::Other => None,
-        }
-    }
-}
-
-/// What an Ethernet frame carries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Network {
-    /// An ARP message for IPv4 over Ethernet.
-    Arp(Arp),
-    /// An IP packet of either version.
-    Ip(Ip),
-    /// Something else; see [`Parsed::ether_type`].
-    Other,
-}
-
-/// An ARP message for IPv4 over Ethernet (RFC 826).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct Arp {
-    /// 1 for a request, 2 for a reply.
-    pub operation: u16,
-    /// Ethernet address of the sender.
-    pub sender_mac: Mac,
-    /// IPv4 address of the sender.
-    pub sender_ip: Ipv4Addr,
-    /// Ethernet address of the target; anything in a request.
-    pub target_mac: Mac,
-    /// IPv4 address of the target.
-    pub target_ip: Ipv4Addr,
-}
-
-/// Source and destination of a packet, of one version.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub enum Addresses {
-    /// Of an IPv4 packet.
-    V4 {
-        /// Who sent the packet.
-        source: Ipv4Addr,
-        /// Whom the packet is for.
-        destination: Ipv4Addr,
-    },
-    /// Of an IPv6 packet.
-    V6 {
-        /// Who sent the packet.
-        source: Ipv6Addr,
-        /// Whom the packet is for.
-        destination: Ipv6Addr,
-    },
-}
-
-impl Addresses {
-    /// Who sent the packet.
-    #[must_use]
-    pub const fn source(&self) -> IpAddr {
-        match *self {
-            Self::V4 { source, .. } => IpAddr::V4(source),
-            Self::V6 { source, .. } => IpAddr::V6(source),
-        }
-    }
-
-    /// Whom the packet is for.
-    #[must_use]
-    pub const fn destination(&self) -> IpAddr {
-        match *self {
-            Self::V4 { destination, .. } => IpAddr::V4(destination),
-            Self::V6 { destination, .. } => IpAddr::V6(destination),
-        }
-    }
-
-    /// Whether these are IPv4 addresses; IPv6 if not.
-    #[must_use]
-    pub const fn is_v4(&self) -> bool {
-        matches!(self, Self::V4 { .. })
-    }
-
-    /// The addresses of a packet that goes back.
-    #[must_use]
-    pub const fn reversed(self) -> Self {
-        match self {
-            Self::V4 { source, destination } => {
-                Self::V4 { source: destination, destination: source }
-            }
-            Self::V6 { source, destination } => {
-                Self::V6 { source: destination, destination: source }
-            }
-        }
-    }
-
-    /// The sum of the pseudo header for `len` bytes of `protocol`.
-    #[must_use]
-    pub fn pseudo_header(&self, protocol: u8, len: u32) -> Sum {
-        match *self {
-            Self::V4 { source, destination } => {
-                pseudo_header_v4(source, destination, protocol, len)
-            }
-            Self::V6 { source, destination } => {
-                pseudo_header_v6(source, destination, protocol, len)
-            }
-        }
-    }
-}
-
-/// Which part of a packet a fragment is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct Fragment {
-    /// What the fragments of one packet have in common.
-    pub id: u32,
-    /// Where this part lies in the packet's payload, in bytes.
-    pub offset: u16,
-    /// More parts follow.
-    pub more: bool,
-}
-
-/// An IP packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ip {
-    /// Source and destination.
-    pub addresses: Addresses,
-    /// Protocol number of what follows the IP header and its extensions.
-    pub protocol: u8,
-    /// TTL or hop limit.
-    pub hop_limit: u8,
-    /// TOS or traffic class: DSCP and ECN.
-    pub traffic_class: u8,
-    /// The packet is a fragment; `None` for a whole packet.
-    pub fragment: Option<Fragment>,
-    /// A routing header sends the packet on to addresses that are not in `addresses`.
-    pub routed: bool,
-    /// Where what follows the IP header and its extensions starts.
-    pub l4: usize,
-    /// Where the packet ends; what the frame has beyond is padding.
-    pub end: usize,
-    /// What follows the IP header.
-    pub transport: Transport,
-    /// Where the transport's payload starts: `l4` when the transport is not read.
-    pub payload: usize,
-    /// Bytes of the transport's payload, all within the frame.
-    pub payload_len: usize,
-}
-
-/// What an IP packet carries.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Transport {
-    /// A TCP segment.
-    Tcp(Tcp),
-    /// A UDP datagram.
-    Udp(Udp),
-    /// An ICMP message in IPv4, or an ICMPv6 message in IPv6.
-    Icmp(Icmp),
-    /// A fragment other than the first, which has no transport header.
-    LaterFragment,
-    /// Something else; see [`Ip::protocol`].
-    Other,
-}
-
-/// The flags of a TCP header (RFC 9293 §3.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
-pub struct TcpFlags(pub u8);
-
-impl TcpFlags {
-    /// No more data from the sender.
-    pub const FIN: Self = Self(1);
-    /// Synchronise sequence numbers.
-    pub const SYN: Self = Self(1 << 1);
-    /// Reset the connection.
-    pub const RST: Self = Self(1 << 2);
-    /// Push the data to the reader.
-    pub const PSH: Self = Self(1 << 3);
-    /// The acknowledgement number counts.
-    pub const ACK: Self = Self(1 << 4);
-    /// The urgent pointer counts.
-    pub const URG: Self = Self(1 << 5);
-    /// Echo of a congestion mark.
-    pub const ECE: Self = Self(1 << 6);
-    /// Congestion window reduced.
-    pub const CWR: Self = Self(1 << 7);
-
-    /// Whether all flags of `other` are set.
-    #[must_use]
-    pub const fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
-    }
-
-    /// Whether any flag of `other` is set.
-    #[must_use]
-    pub const fn intersects(self, other: Self) -> bool {
-        self.0 & other.0 != 0
-    }
-
-    /// The flags in either.
-    #[must_use]
-    pub const fn union(self, other: Self) -> Self {
-        Self(self.0 | other.0)
-    }
-
-    /// These flags without those of `other`.
-    #[must_use]
-    pub const fn difference(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-}
-
-impl core::ops::BitOr for TcpFlags {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        self.union(other)
-    }
-}
-
-/// A TCP header (RFC 9293 §3.1).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct Tcp {
-    /// Source port.
-    pub source: u16,
-    /// Destination port.
-    pub destination: u16,
-    /// Number of the first byte of payload, or of the SYN.
-    pub seq: u32,
-    /// Number of the next byte that the sender expects.
-    pub ack: u32,
-    /// The flags.
-    pub flags: TcpFlags,
-    /// Room at the sender, not yet scaled.
-    pub window: u16,
-    /// The checksum field as it stands.
-    pub checksum: u16,
-    /// Bytes of the header with its options, 20 to 60.
-    pub header_len: usize,
-    /// Option: the largest segment that the sender takes.
-    pub mss: Option<u16>,
-    /// Option: the sender's windows are shifted by this, at most 14 (RFC 7323 §2.3).
-    pub window_scale: Option<u8>,
-}
-
-/// A UDP header (RFC 768).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct Udp {
-    /// Source port.
-    pub source: u16,
-    /// Destination port.
-    pub destination: u16,
-    /// The checksum field as it stands; 0 for none.
-    pub checksum: u16,
-}
-
-/// An ICMP or ICMPv6 header (RFC 792, RFC 4443).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct Icmp {
-    /// The message's type.
-    pub kind: u8,
-    /// The message's code.
-    pub code: u8,
-    /// The checksum field as it stands.
-    pub checksum: u16,
-    /// Identifier of an echo; the first half of the rest in other messages.
-    pub id: u16,
-    /// Sequence number of an echo; the second half of the rest in other messages.
-    pub seq: u16,
-}
 
 /// Reads a frame of `frame_len` bytes of which `head` is the beginning, or all.
 ///
@@ -653,8 +340,8 @@ fn parse_tcp(packet: &Bytes<'_>, l4: usize) -> Result<Tcp, ParseFault> {
     })
 }
 
-/// The options that are of use here. Each step takes at least one byte of at most 40; a malformed
-/// option ends the walk, as it does in every stack.
+/// The options that are of use here. Each step takes at least one byte of at most 40; an option
+/// shorter than its own head or longer than the rest ends the walk, as it does in every stack.
 fn parse_tcp_options(mut options: &[u8]) -> (Option<u16>, Option<u8>) {
     let (mut mss, mut window_scale) = (None, None);
     loop {
@@ -662,17 +349,198 @@ fn parse_tcp_options(mut options: &[u8]) -> (Option<u16>, Option<u8>) {
             [1, rest @ ..] => rest,
             [] | [0, ..] => break,
             [kind, len, ..] => {
-                let len = usize::from(*len).max(2);
-                match (*kind, options.get(..len)) {
-                    (_, None) => break,
-                    (2, Some([_, _, m0, m1])) => mss = Some(u16::from_be_bytes([*m0, *m1])),
-                    (3, Some([_, _, shift])) => window_scale = Some((*shift).min(14)),
+                let Some((option, rest)) = options.split_at_checked(usize::from(*len)) else {
+                    break;
+                };
+                match (*kind, option) {
+                    (_, [] | [_]) => break,
+                    (2, [_, _, m0, m1]) => mss = Some(u16::from_be_bytes([*m0, *m1])),
+                    (3, [_, _, shift]) => window_scale = Some((*shift).min(14)),
                     _ => {}
                 }
-                options.get(len..).unwrap_or(&[])
+                rest
             }
             [_] => break,
         };
     }
     (mss, window_scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::net::IpAddr;
+    use std::vec::Vec;
+
+    const ETHERNET: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+
+    fn read(parts: &[&[u8]]) -> Result<Parsed, ParseFault> {
+        let frame = [&[&ETHERNET[..]], parts].concat().concat();
+        parse(&frame, frame.len())
+    }
+
+    fn ipv4(total_len: u8, fragment: [u8; 2], protocol: u8) -> Vec<u8> {
+        let [f0, f1] = fragment;
+        let ip = [
+            8, 0, 0x45, 0, 0, total_len, 0x12, 0x34, f0, f1, 64, protocol, 0, 0, 10, 0, 2, 15, 1,
+            1, 1, 1,
+        ];
+        ip.to_vec()
+    }
+
+    fn ipv6(payload_len: u16, next: u8) -> Vec<u8> {
+        let [n0, n1] = payload_len.to_be_bytes();
+        [&[0x86, 0xdd, 0x60, 0, 0, 0, n0, n1, next, 64][..], &[0xfd; 32]].concat()
+    }
+
+    const UDP: [u8; 8] = [0, 53, 0, 54, 0, 8, 0xab, 0xcd];
+
+    #[test]
+    fn an_arp_request_is_read() {
+        let body =
+            [0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2, 10, 0, 2, 15, 0, 0, 0, 0, 0, 0, 10, 0, 2, 2];
+        let parsed = read(&[&[8, 6], &body, &[0; 18]]).unwrap();
+        let arp = Arp {
+            operation: 1,
+            sender_mac: [2, 0, 0, 0, 0, 2],
+            sender_ip: Ipv4Addr::new(10, 0, 2, 15),
+            target_mac: [0; 6],
+            target_ip: Ipv4Addr::new(10, 0, 2, 2),
+        };
+        assert_eq!(parsed.network, Network::Arp(arp));
+        assert_eq!((parsed.destination, parsed.source), ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]));
+        assert_eq!(read(&[&[8, 6], &body[..27]]), Err(ParseFault::Truncated));
+        let other = [0, 6, 8, 0, 6, 4];
+        assert_eq!(read(&[&[8, 6], &other, &[0; 22]]).unwrap().network, Network::Other);
+    }
+
+    #[test]
+    fn unknown_ethertypes_and_a_third_tag_are_other() {
+        for ether_type in [[0x00, 0x2e], [0x88, 0xcc], [0x86, 0xde]] {
+            assert_eq!(read(&[&ether_type]).unwrap().network, Network::Other);
+        }
+        let tags = [0x88, 0xa8, 0, 1, 0x81, 0, 0xe0, 2, 0x81, 0, 0, 3, 8, 0];
+        let parsed = read(&[&tags]).unwrap();
+        assert_eq!(parsed.tags, [Some(1), Some(0xe002)]);
+        assert_eq!((parsed.ether_type, parsed.l3), (ETHER_TYPE_VLAN, 22));
+        assert_eq!(parsed.network, Network::Other);
+        assert_eq!(read(&[&tags[..9]]), Err(ParseFault::Truncated));
+    }
+
+    #[test]
+    fn ipv4_fragments_are_told_apart() {
+        let first = read(&[&ipv4(28, [0x20, 0], 17), &UDP]).unwrap();
+        let ip = first.ip().unwrap();
+        assert_eq!(ip.fragment, Some(Fragment { id: 0x1234, offset: 0, more: true }));
+        let udp = Udp { source: 53, destination: 54, checksum: 0xabcd };
+        assert_eq!((ip.transport, ip.payload_len), (Transport::Udp(udp), 0));
+
+        let last = read(&[&ipv4(28, [0x1f, 0xff], 17), &UDP]).unwrap();
+        let ip = last.ip().unwrap();
+        assert_eq!(ip.fragment, Some(Fragment { id: 0x1234, offset: 0xfff8, more: false }));
+        assert_eq!((ip.transport, ip.payload_len), (Transport::LaterFragment, 8));
+
+        let whole = read(&[&ipv4(28, [0x40, 0], 17), &UDP]).unwrap();
+        assert_eq!(whole.ip().unwrap().fragment, None);
+    }
+
+    #[test]
+    fn a_datagram_longer_than_its_packet_is_refused_unless_it_is_a_fragment() {
+        let udp = [0, 53, 0, 54, 0, 100, 0, 0];
+        assert_eq!(read(&[&ipv4(28, [0, 0], 17), &udp]), Err(ParseFault::Truncated));
+        let first = read(&[&ipv4(28, [0x20, 0], 17), &udp]).unwrap();
+        assert_eq!(first.ip().unwrap().payload_len, 0);
+        let udp = [0, 53, 0, 54, 0, 7, 0, 0];
+        assert_eq!(read(&[&ipv4(28, [0, 0], 17), &udp]), Err(ParseFault::Length));
+    }
+
+    #[test]
+    fn lengths_that_lie_are_refused() {
+        let mut ip = ipv4(28, [0, 0], 17);
+        assert_eq!(read(&[&ip, &UDP[..7]]), Err(ParseFault::Truncated));
+        assert_eq!(read(&[&ip[..21]]), Err(ParseFault::Truncated));
+        ip[5] = 19;
+        assert_eq!(read(&[&ip, &UDP]), Err(ParseFault::Length));
+        ip[5] = 27;
+        assert_eq!(read(&[&ip, &UDP]), Err(ParseFault::Truncated));
+        ip[2] = 0x44;
+        assert_eq!(read(&[&ip, &UDP]), Err(ParseFault::Length));
+        ip[2] = 0x65;
+        assert_eq!(read(&[&ip, &UDP]), Err(ParseFault::Version));
+        assert_eq!(read(&[&ipv6(9, 17), &UDP]), Err(ParseFault::Truncated));
+        assert_eq!(read(&[&[0x86, 0xdd, 0x45], &[0; 60]]), Err(ParseFault::Version));
+        let mut tcp = [0; 20];
+        for (words, fault) in [(4, ParseFault::Length), (6, ParseFault::Truncated)] {
+            tcp[12] = words << 4;
+            assert_eq!(read(&[&ipv4(40, [0, 0], 6), &tcp, &[0; 9]]), Err(fault));
+        }
+    }
+
+    #[test]
+    fn ipv6_extensions_are_walked_to_the_transport() {
+        let hop_by_hop = [60, 0, 5, 2, 0, 0, 0, 0];
+        let options = [43, 1, 1, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let routing = [44, 0, 4, 0, 0, 0, 0, 0];
+        let fragment = [17, 0, 0, 0, 0, 0, 0, 9];
+        let chain: [&[u8]; 6] = [&ipv6(48, 0), &hop_by_hop, &options, &routing, &fragment, &UDP];
+        let ip = *read(&chain).unwrap().ip().unwrap();
+        assert_eq!((ip.protocol, ip.l4, ip.payload), (PROTOCOL_UDP, 94, 102));
+        assert_eq!((ip.fragment, ip.routed), (None, false));
+        assert!(matches!(ip.transport, Transport::Udp(_)));
+
+        let later = [17, 0, 0, 9, 0, 0, 0, 9];
+        let chain: [&[u8]; 6] = [&ipv6(48, 0), &hop_by_hop, &options, &routing, &later, &UDP];
+        let ip = *read(&chain).unwrap().ip().unwrap();
+        assert_eq!(ip.fragment, Some(Fragment { id: 9, offset: 8, more: true }));
+        assert_eq!((ip.transport, ip.payload_len), (Transport::LaterFragment, 8));
+
+        let detour = [17, 0, 4, 1, 0, 0, 0, 0];
+        assert!(read(&[&ipv6(16, 43), &detour, &UDP]).unwrap().ip().unwrap().routed);
+    }
+
+    #[test]
+    fn endless_extensions_end() {
+        let more = [60, 0, 0, 0, 0, 0, 0, 0].repeat(EXTENSIONS_MAX - 1);
+        let last = [17, 0, 0, 0, 0, 0, 0, 0];
+        let len = u16::try_from(more.len()).unwrap();
+        assert_eq!(
+            read(&[&ipv6(len + 24, 60), &more, &last, &last, &UDP]).map(|_| ()),
+            Err(ParseFault::TooManyHeaders)
+        );
+        // A header that claims more than there is.
+        let long = [17, 255, 0, 0, 0, 0, 0, 0];
+        assert_eq!(read(&[&ipv6(16, 60), &long, &UDP]), Err(ParseFault::Truncated));
+        assert_eq!(
+            read(&[&ipv6(2056, 60), &long, &[0; 2040], &UDP]),
+            Err(ParseFault::TooManyHeaders)
+        );
+    }
+
+    #[test]
+    fn malformed_tcp_options_end_the_walk_without_harm() {
+        type Found = (Option<u16>, Option<u8>);
+        let cases: [(&[u8], Found); 9] = [
+            (&[2, 4, 5, 0xb4, 1, 3, 3, 7], (Some(1460), Some(7))),
+            (&[1, 1, 2, 4, 5, 0xb4], (Some(1460), None)),
+            (&[0, 2, 4, 5, 0xb4], (None, None)),
+            (&[3, 3, 200], (None, Some(14))),
+            (&[2, 0, 3, 3, 7], (None, None)),
+            (&[2, 3, 9, 3, 3, 7], (None, Some(7))),
+            (&[2, 5, 5, 0xb4], (None, None)),
+            (&[2], (None, None)),
+            (&[254; 40], (None, None)),
+        ];
+        for (options, expected) in cases {
+            assert_eq!(parse_tcp_options(options), expected, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_turn_round() {
+        let (source, destination) = (Ipv4Addr::new(1, 2, 3, 4), Ipv4Addr::new(5, 6, 7, 8));
+        let addresses = Addresses::V4 { source, destination };
+        assert_eq!(addresses.reversed().source(), IpAddr::V4(destination));
+        assert_eq!(addresses.reversed().destination(), IpAddr::V4(source));
+        assert_eq!(addresses.reversed().reversed(), addresses);
+    }
 }
