@@ -8,6 +8,7 @@
         clippy::cast_possible_truncation,
         clippy::disallowed_methods,
         clippy::let_underscore_must_use,
+        clippy::wildcard_enum_match_arm,
         reason = "tests may stop"
     )
 )]
