@@ -37,7 +37,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use checks::{Expected, Visit};
+use checks::{Expected, Inbound, LISTENS, Visit};
 use peers::{Blob, Peers, name_server};
 use place::{NOBODY, Place, installed, is_root};
 use server::Server;
@@ -45,6 +45,9 @@ use vionetd::vm::initramfs::GuestFile;
 use vionetd::vm::{Backend, Guest, Machine, Parts, VmError};
 
 const BOOT: Duration = Duration::from_secs(60);
+
+/// The port of the host that leads to [`LISTENS`] of the guest.
+const PUBLISHED: u16 = 2222;
 
 /// Always: MAC, MRG_RXBUF, STATUS, INDIRECT_DESC, EVENT_IDX, VERSION_1.
 const ALWAYS: [u8; 6] = [5, 15, 16, 28, 29, 32];
@@ -107,6 +110,7 @@ fn a_linux_guest_has_all_its_network_from_an_unprivileged_vionet() {
         resolved: Vec::new(),
         features: &ALWAYS,
         big_frames: false,
+        inbound: None,
         closed: vec![(address("10.0.2.2"), peers.http), (address("169.254.169.254"), 80)],
     };
     if own_namespace {
@@ -127,8 +131,14 @@ fn a_linux_guest_has_all_its_network_from_an_unprivileged_vionet() {
         let machine = machine(&parts, Backend::QemuUser);
         return visit(&place, &machine, None, &expected, &peers, &blob);
     }
-    let options =
-        ["--map-host-loopback", "10.0.2.4", "--map-host-loopback", "fd76:696f:6e65:7400::4"];
+    let mut options =
+        vec!["--map-host-loopback", "10.0.2.4", "--map-host-loopback", "fd76:696f:6e65:7400::4"];
+    let published = format!("127.0.0.1/{PUBLISHED}:{LISTENS}");
+    if own_namespace {
+        // elsewhere the port could be taken
+        options.extend(["-t", &published]);
+        expected.inbound = Some(Inbound::Published(PUBLISHED));
+    }
     let server = Server::start(&place, &options);
     let machine = machine(&parts, Backend::VhostUser(server.socket.clone()));
     expected.features = &OFFLOADS;
@@ -165,6 +175,7 @@ fn a_linux_guest_has_all_its_network_over_a_tap() {
         resolved: host.to_vec(),
         features: &OFFLOADS,
         big_frames: true,
+        inbound: Some(Inbound::Direct),
         closed: Vec::new(),
     };
     if reference() {
@@ -219,7 +230,7 @@ fn visit(
         count(&format!("reboot {boot}"));
     }
     let mut visit = Visit { guest: &mut guest, expected, peers, blob };
-    everything(&mut visit);
+    everything(&mut visit, place);
     guest.end();
     if server.is_some() {
         let mut guest = place.inside(|| Guest::boot(machine, BOOT)).expect("boot another guest");
@@ -234,7 +245,7 @@ fn visit(
     }
 }
 
-fn everything(visit: &mut Visit<'_>) {
+fn everything(visit: &mut Visit<'_>, place: &Place) {
     let lease = visit.lease();
     visit.address6();
     visit.pings();
@@ -243,6 +254,7 @@ fn everything(visit: &mut Visit<'_>) {
     for (index, peer) in visit.expected.peers.iter().enumerate() {
         visit.tcp(*peer, if index == 0 { 64 } else { 8 });
     }
+    visit.inbound(place, &lease);
     for peer in &visit.expected.peers {
         visit.udp(*peer, 1428);
     }

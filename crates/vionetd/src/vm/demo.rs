@@ -30,7 +30,7 @@ pub struct DemoPlan {
     pub size: u64,
     /// Its SHA-256, in lower-case hexadecimal.
     pub sha256: String,
-    /// A TCP server that reads to the end and then closes; the guest sends it the same file.
+    /// A TCP server that reads to the end; the guest sends it the same file.
     pub sink: SocketAddr,
 }
 
@@ -165,7 +165,7 @@ pub fn run_demo(
     progress(Step::Resolved { name: plan.name.clone(), addresses: resolved.clone() });
     let download = download(&mut guest, plan)?;
     progress(Step::Downloaded { bytes: plan.size, time: download });
-    let upload = format!("net upload {} {}", plan.sink.ip(), plan.sink.port());
+    let upload = format!("net send {} {}", plan.sink.ip(), plan.sink.port());
     let upload = seconds(&guest.check(&upload, TRANSFER)?)?;
     progress(Step::Uploaded { bytes: plan.size, time: upload });
 

@@ -65,7 +65,21 @@ download() {
   echo "sha256=$(sha256sum </tmp/blob | cut -d' ' -f1)"
 }
 
-# upload HOST PORT: /tmp/blob to a server that reads to the end and closes
+# send HOST PORT: /tmp/blob, straight from its pages, until the other end has all of it
+send() {
+  start=$(now)
+  nc "$1" "$2" -e cat /tmp/blob || return 1
+  tries=0
+  while netstat -tn | awk -v port=":$2" '$5 ~ port "$" && $6 ~ /ESTAB|FIN_WAIT1/ { open = 1 } END { exit !open }'; do
+    [ $tries -lt 1000 ] || return 1
+    usleep 10000
+    tries=$((tries + 1))
+  done
+  echo "seconds=$(since "$start")"
+  echo "bytes=$(stat -c %s /tmp/blob)"
+}
+
+# upload HOST PORT: the same through a half-closed connection, to a server that closes last
 upload() {
   start=$(now)
   nc "$1" "$2" </tmp/blob || return 1

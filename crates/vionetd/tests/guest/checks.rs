@@ -1,11 +1,13 @@
 //! What every guest must be able to do, whatever is behind its NIC.
 
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, TcpStream};
 use std::time::Duration;
 
 use vionetd::vm::{Guest, Output, Stopwatch};
 
 use crate::peers::{Blob, NAME, Peers};
+use crate::place::Place;
 
 /// Long enough for what takes a guest under TCG a second.
 pub const SHORT: Duration = Duration::from_secs(30);
@@ -30,9 +32,23 @@ pub struct Expected {
     pub features: &'static [u8],
     /// Whether frames beyond the MTU must pass, both ways.
     pub big_frames: bool,
+    /// How the host reaches port [`LISTENS`] of the guest.
+    pub inbound: Option<Inbound>,
     /// Destinations and ports that must stay closed.
     pub closed: Vec<(IpAddr, u16)>,
 }
+
+/// A way into the guest.
+#[derive(Clone, Copy)]
+pub enum Inbound {
+    /// A port of the host's loopback.
+    Published(u16),
+    /// The guest's own address.
+    Direct,
+}
+
+/// The port on which the guest listens.
+pub const LISTENS: u16 = 7777;
 
 /// A guest with its expectations and its peers; prints what it sees.
 pub struct Visit<'a> {
@@ -171,6 +187,31 @@ impl Visit<'_> {
         assert_eq!(got.sha256, blob.sha256(), "checksum of what the sink got");
     }
 
+    /// A connection from the host into the guest.
+    pub fn inbound(&mut self, place: &Place, lease: &str) {
+        let target = match self.expected.inbound {
+            Some(Inbound::Published(port)) => format!("127.0.0.1:{port}"),
+            Some(Inbound::Direct) => {
+                format!("{}:{LISTENS}", lease.split('/').next().unwrap_or_default())
+            }
+            None => return,
+        };
+        let blob = self.blob.start(4 * MIB);
+        report(&format!("TCP in through {target}"), || {
+            self.must(&format!("traffic listen {LISTENS}"), SHORT);
+            let mut stream = place.inside(|| TcpStream::connect(&target)).expect("connect");
+            stream.set_read_timeout(Some(SHORT)).unwrap();
+            stream.write_all(blob.bytes()).expect("send to the guest");
+            stream.shutdown(Shutdown::Write).expect("say that this is all");
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).expect("the guest closes");
+            assert!(rest.is_empty(), "the guest sends nothing");
+            let output = self.must("traffic received", SHORT);
+            assert_eq!(Self::value(&output, "sha256"), blob.sha256());
+            ((), "4 MiB, and both ends closed".to_owned())
+        });
+    }
+
     pub fn udp(&mut self, peer: IpAddr, block: usize) {
         let blob = self.blob.start(MIB / 2);
         report(&format!("UDP of {block} with {peer}"), || {
@@ -198,7 +239,7 @@ impl Visit<'_> {
             ((), format!("{mean} octets in the mean, {}", speed(&output, blob.len())))
         });
         report("frames from the guest", || {
-            let command = format!("traffic mean net upload {peer} {}", self.peers.sink);
+            let command = format!("traffic mean net send {peer} {}", self.peers.sink);
             let output = self.must(&command, TRANSFER);
             self.swallowed(&blob);
             let mean: usize = Self::value(&output, "tx_mean").parse().unwrap();

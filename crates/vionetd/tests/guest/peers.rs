@@ -40,6 +40,10 @@ impl Blob {
         self.0.len()
     }
 
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     pub fn sha256(&self) -> String {
         hex(&Sha256::digest(&self.0))
     }

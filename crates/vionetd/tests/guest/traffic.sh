@@ -28,6 +28,30 @@ udp() {
   tftp -p -b "$4" -l /tmp/udp -r "$3" "$1" "$2"
 }
 
+# listen PORT: takes one connection, in the background
+listen() {
+  rm -f /tmp/in
+  nc -l -p "$1" </dev/null >/tmp/in 2>&1 &
+  # the back-end must not find the port closed
+  tries=0
+  until netstat -ltn | grep -q ":$1 "; do
+    [ $tries -lt 50 ] || return 1
+    usleep 50000
+    tries=$((tries + 1))
+  done
+}
+
+# received: what came in over it
+received() {
+  tries=0
+  while pidof nc >/dev/null; do
+    [ $tries -lt 200 ] || return 1
+    usleep 50000
+    tries=$((tries + 1))
+  done
+  echo "sha256=$(sha256sum </tmp/in | cut -d' ' -f1)"
+}
+
 # mean CMD..: runs it and says how many octets the mean frame had in each direction
 mean() {
   net frames >/tmp/before
