@@ -125,17 +125,17 @@ pub fn render_json(findings: &[Finding], out: &mut dyn Write) -> io::Result<()> 
 }
 
 /// Examines this machine and writes what it found to standard output, as a table or as JSON.
-///
-/// # Errors
-/// When standard output cannot be written to.
-pub fn run(json: bool) -> io::Result<()> {
+/// A reader that goes away early, as `head` does, is no error.
+pub fn run(json: bool) {
     let findings = examine();
     let mut out = io::stdout().lock();
-    if json {
-        return render_json(&findings, &mut out);
-    }
-    let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    render(&findings, &mut out, colour)
+    let written = if json {
+        render_json(&findings, &mut out)
+    } else {
+        let colour = out.is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        render(&findings, &mut out, colour)
+    };
+    written.ok();
 }
 
 #[cfg(test)]
