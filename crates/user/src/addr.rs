@@ -141,7 +141,8 @@ pub enum Embedded {
     /// (RFC 4291 §2.5.5, RFC 2765 §2.1). A socket given one of these speaks IPv4.
     Notation(Ipv4Addr),
     /// NAT64 (RFC 6052 §2.1, RFC 8215) or 6to4 (RFC 3056 §2): a real address that may end up as
-    /// IPv4 behind a translator or relay.
+    /// IPv4 behind a translator or relay. In the local-use prefix `64:ff9b:1::/48` the place of
+    /// the IPv4 address depends on the site; the last 32 bits are taken.
     Translated(Ipv4Addr),
 }
 

@@ -581,6 +581,18 @@ mod tests {
             query[at] = byte;
             assert_eq!(ask(&mut query), Asked::Fail { len: 12 }, "{at}");
         }
+        // Names have at most 255 bytes (RFC 1035 §2.3.4).
+        let named = |last: u8| {
+            let mut query = QUERY[..12].to_vec();
+            for len in [63, 63, 63, last] {
+                query.push(len);
+                query.extend(vec![b'x'; len.into()]);
+            }
+            query.extend([0, 0, 1, 0, 1]);
+            query
+        };
+        assert_eq!(ask(&mut named(61)), Asked::Forward(server()));
+        assert_eq!(ask(&mut named(62)), Asked::Fail { len: 12 });
     }
 
     proptest! {

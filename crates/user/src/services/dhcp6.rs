@@ -9,7 +9,8 @@
 //!
 //! Guests make their own addresses from the advertised prefix; the one leased here is the stable
 //! one. As with IPv4 there is one guest and one address, hence no state. Options are read and
-//! written here: the walk is four lines, and the library at hand underflows on short options.
+//! written here: the walk is a few lines, while the library at hand underflows on short options
+//! and recurses as deep as a hostile guest nests them.
 
 use std::net::Ipv6Addr;
 

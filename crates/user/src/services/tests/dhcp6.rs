@@ -113,6 +113,11 @@ fn messages_that_break_rfc_8415_get_no_reply() {
     ] {
         assert_eq!(net.send(&frame(kind, options)), handled, "{kind} {options:?}");
     }
+    let to = [guest_link_local(), v6(ALL)];
+    let with_tail = udp_v6(OUR_MAC, to, [546, 547], &[11, 1, 2, 3, 0, 14, 0, 0, 9]);
+    assert_eq!(net.send(&with_tail), malformed);
+    let from_nowhere = udp_v6(OUR_MAC, [[0; 16], to[1]], [546, 547], &[11, 1, 2, 3]);
+    assert_eq!(net.send(&from_nowhere), malformed);
     let mut long = frame(11, &[(1, CLIENT)]);
     long[69] = 11;
     assert_eq!(net.send(&long), malformed);

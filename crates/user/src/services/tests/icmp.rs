@@ -31,6 +31,21 @@ fn the_largest_ping_there_is_comes_back() {
 }
 
 #[test]
+fn an_echo_that_cannot_be_answered_to_one_is_dropped() {
+    let mut net = Net::new(&named());
+    let ping = ping_v4(GATEWAY, b"payload");
+    let mut from_group = ping.clone();
+    from_group[6] |= 1;
+    let mut from_multicast = ping.clone();
+    from_multicast[26] = 224;
+    let mut with_code = ping;
+    with_code[35] = 1;
+    for frame in [from_group, from_multicast, with_code] {
+        assert_eq!(net.send(&frame), Handled::Dropped(DropReason::Malformed));
+    }
+}
+
+#[test]
 fn a_fragment_of_a_ping_is_dropped() {
     let mut frame = ping_v4(GATEWAY, b"payload");
     frame[20] = 0x20;
