@@ -45,6 +45,8 @@ pub const MTU_MIN: u16 = 68;
 pub const ETH_HDR_LEN: usize = 14;
 /// Bytes of an 802.1Q tag.
 pub const VLAN_TAG_LEN: usize = 4;
+/// Longest link header in front of an IP packet: Ethernet with one tag, in bytes.
+pub const LINK_HDR_MAX: u32 = 18;
 /// Largest frame without its virtio header: 64 KiB of IP packet, Ethernet header and one tag.
 pub const FRAME_MAX: usize = 65_535 + ETH_HDR_LEN + VLAN_TAG_LEN;
 /// The most queue pairs a device may have.

@@ -60,10 +60,18 @@ impl Tap {
         check(number.into())?;
         // SAFETY: the call has just made this descriptor for us.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        let mut attach = request(name)?;
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
-        attach.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).unwrap_or(0);
-        ioctl(fd.as_fd(), libc::TUNSETIFF, &raw mut attach)?;
+        let attach = |more: libc::c_int| {
+            let mut attach = request(name)?;
+            let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | more;
+            let [low, high, ..] = flags.to_le_bytes();
+            attach.ifr_ifru.ifru_flags = libc::c_short::from_le_bytes([low, high]);
+            ioctl(fd.as_fd(), libc::TUNSETIFF, &raw mut attach)
+        };
+        // A tap that was made for several queues wants to be told so; one is taken of it.
+        attach(0).or_else(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => attach(libc::IFF_MULTI_QUEUE),
+            _ => Err(error),
+        })?;
         let tap = Self { fd, vnet_header: true };
         tap.set_header_len()?;
         Ok(tap)

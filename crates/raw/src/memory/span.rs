@@ -199,6 +199,25 @@ pub fn copy_through(from: &[ReadSpan<'_>], to: &[WriteSpan<'_>]) -> usize {
     done
 }
 
+impl AddressSpace {
+    /// Copies `out.len()` bytes at `at`, which may be anything; false when part of them is not
+    /// mapped, and then `out` holds a part or nothing.
+    #[must_use]
+    pub fn read(&self, at: GuestAddr, out: &mut [u8]) -> bool {
+        let (mut at, mut rest, mut hint) = (at, out, 0);
+        while !rest.is_empty() {
+            let Some((base, room)) = self.map().find(at, &mut hint) else { return false };
+            let span = ReadSpan { base: base.as_ptr(), len: room, memory: PhantomData };
+            let done = span.copy_to(0, rest);
+            let Some(next) = u64::try_from(done).ok().and_then(|n| at.checked_add(n)) else {
+                return false;
+            };
+            (at, rest) = (next, rest.get_mut(done..).unwrap_or(&mut []));
+        }
+        true
+    }
+}
+
 /// What became of a pushed buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
