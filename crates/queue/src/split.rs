@@ -1,0 +1,313 @@
+//! The split ring (VIRTIO 1.4 §2.7): its three areas, and the walk of a chain.
+//!
+//! ```text
+//!   descriptors   [addr len flags next] x size       written by the driver
+//!   available     flags idx [head] x size used_event written by the driver
+//!   used          flags idx [id len] x size avail_event   written by the device
+//! ```
+
+use alloc::sync::Arc;
+use core::sync::atomic::{Ordering, fence};
+
+use vionet_raw::{AddressSpace, Descriptor, GuestAddr, SharedIndex, SharedRing, UsedElem};
+use vionet_spec::ring::{
+    AVAIL_ALIGN, AVAIL_F_NO_INTERRUPT, DESC_ALIGN, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE,
+    DESC_LEN, IDX_OFFSET, RING_OFFSET, SIZE_MAX, USED_ALIGN, USED_ELEM_LEN, USED_F_NO_NOTIFY,
+};
+
+use crate::chain::{Batch, CHAIN_MAX, Direction, Draft, Refused, Row};
+use crate::fault::Fault;
+use crate::kick::{Armed, Published, is_crossed};
+use crate::setup::{Cursor, QueueSetup, RingFeatures};
+
+pub(crate) struct SplitRing {
+    size: u16,
+    event_idx: bool,
+    indirect: bool,
+    descriptors: SharedRing<Descriptor>,
+    avail_flags: SharedIndex,
+    avail_idx: SharedIndex,
+    avail_ring: SharedRing<u16>,
+    used_event: SharedIndex,
+    used_flags: SharedIndex,
+    used_idx: SharedIndex,
+    used_ring: SharedRing<UsedElem>,
+    avail_event: SharedIndex,
+    /// Next head to take.
+    next_avail: u16,
+    /// avail.idx as last seen.
+    seen_avail: u16,
+    /// Next used entry to write.
+    next_used: u16,
+    /// used.idx as the driver sees it.
+    published: u16,
+    /// The interrupt decision has a published position to start from.
+    told: bool,
+    /// The driver is told not to kick (without EVENT_IDX).
+    quiet: bool,
+}
+
+/// How the walk of one chain ended.
+enum Walk {
+    Done,
+    /// The batch has no room; the chain stays in the ring.
+    NoRoom,
+}
+
+impl SplitRing {
+    pub(crate) fn new(
+        setup: &QueueSetup,
+        space: &Arc<AddressSpace>,
+        features: RingFeatures,
+        from: Cursor,
+    ) -> Result<Self, Fault> {
+        let QueueSetup { size, descriptors, driver, device } = *setup;
+        if !size.is_power_of_two() || size > SIZE_MAX {
+            return Err(Fault::BadSize);
+        }
+        let areas = [(descriptors, DESC_ALIGN), (driver, AVAIL_ALIGN), (device, USED_ALIGN)];
+        if areas.iter().any(|(at, align)| !at.0.is_multiple_of(*align)) {
+            return Err(Fault::Misaligned);
+        }
+        let entries = u64::from(size);
+        let at = |area: GuestAddr, offset: u64| area.checked_add(offset).ok_or(Fault::RingUnmapped);
+        let index = |area, offset| space.index(at(area, offset)?).ok_or(Fault::RingUnmapped);
+        let used_event = entries.saturating_mul(2).saturating_add(RING_OFFSET);
+        let avail_event = entries.saturating_mul(USED_ELEM_LEN).saturating_add(RING_OFFSET);
+        let ring = Self {
+            size,
+            event_idx: features.event_idx,
+            indirect: features.indirect,
+            descriptors: space.ring(descriptors, size).ok_or(Fault::RingUnmapped)?,
+            avail_flags: index(driver, 0)?,
+            avail_idx: index(driver, IDX_OFFSET)?,
+            avail_ring: space.ring(at(driver, RING_OFFSET)?, size).ok_or(Fault::RingUnmapped)?,
+            used_event: index(driver, used_event)?,
+            used_flags: index(device, 0)?,
+            used_idx: index(device, IDX_OFFSET)?,
+            used_ring: space.ring(at(device, RING_OFFSET)?, size).ok_or(Fault::RingUnmapped)?,
+            avail_event: index(device, avail_event)?,
+            next_avail: from.avail,
+            seen_avail: from.avail,
+            next_used: from.used,
+            published: from.used,
+            told: false,
+            quiet: false,
+        };
+        // Old values in memory are stale (VU-PIT-12): kicks are wanted from here on.
+        ring.used_flags.store(0);
+        ring.avail_event.store(from.avail);
+        Ok(ring)
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(crate) fn cursor(&self) -> Cursor {
+        Cursor { avail: self.next_avail, used: self.next_used }
+    }
+
+    /// Chains that wait, looking at avail.idx only when those seen before are gone.
+    #[inline]
+    fn waiting(&mut self) -> u16 {
+        if self.seen_avail == self.next_avail {
+            self.seen_avail = self.avail_idx.load_acquire();
+        }
+        self.seen_avail.wrapping_sub(self.next_avail)
+    }
+
+    #[inline]
+    pub(crate) fn has_work(&mut self) -> bool {
+        self.waiting() > 0
+    }
+
+    #[inline]
+    pub(crate) fn take<D: Direction>(
+        &mut self,
+        limit: usize,
+        held: usize,
+        batch: &mut Batch<D>,
+    ) -> Result<(), Fault> {
+        let waiting = usize::from(self.waiting());
+        if waiting.saturating_add(held) > usize::from(self.size) {
+            return Err(Fault::IndexJump);
+        }
+        for _ in 0..waiting.min(limit) {
+            if batch.is_full() {
+                break;
+            }
+            let head = self.avail_ring.load(self.next_avail);
+            if head >= self.size {
+                return Err(Fault::HeadOutOfRange);
+            }
+            let mut draft = batch.draft();
+            match self.walk(head, batch, &mut draft) {
+                Ok(Walk::Done) => batch.close(draft, head),
+                Ok(Walk::NoRoom) => {
+                    let fits_never = batch.is_alone(&draft);
+                    batch.give_up(draft);
+                    return if fits_never { Err(Fault::ChainTooLong) } else { Ok(()) };
+                }
+                Err(fault) => {
+                    batch.give_up(draft);
+                    return Err(fault);
+                }
+            }
+            self.next_avail = self.next_avail.wrapping_add(1);
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn walk<D: Direction>(
+        &self,
+        head: u16,
+        batch: &mut Batch<D>,
+        draft: &mut Draft,
+    ) -> Result<Walk, Fault> {
+        let mut descriptor = self.descriptors.load(head);
+        // A chain visits each descriptor of the table once at most (SPL-10, SPL-14).
+        for _ in 0..self.size.min(CHAIN_MAX) {
+            if descriptor.flags & DESC_F_INDIRECT != 0 {
+                return self.walk_table(descriptor, batch, draft);
+            }
+            if let Walk::NoRoom = add(descriptor, batch, draft)? {
+                return Ok(Walk::NoRoom);
+            }
+            if descriptor.flags & DESC_F_NEXT == 0 {
+                return Ok(Walk::Done);
+            }
+            if descriptor.next >= self.size {
+                return Err(Fault::NextOutOfRange);
+            }
+            descriptor = self.descriptors.load(descriptor.next);
+        }
+        Err(Fault::ChainTooLong)
+    }
+
+    /// The table is copied a piece at a time as the chain comes to it, so each of its bytes is
+    /// read once; entries may be in any order.
+    fn walk_table<D: Direction>(
+        &self,
+        table: Descriptor,
+        batch: &mut Batch<D>,
+        draft: &mut Draft,
+    ) -> Result<Walk, Fault> {
+        if !self.indirect {
+            return Err(Fault::IndirectNotAgreed);
+        }
+        if table.flags & DESC_F_NEXT != 0 {
+            return Err(Fault::IndirectWithNext);
+        }
+        let entries = table.len.checked_div(DESC_LEN).unwrap_or(0);
+        if entries == 0 || !table.len.is_multiple_of(DESC_LEN) {
+            return Err(Fault::IndirectLength);
+        }
+        let mut next = 0_u16;
+        for _ in 0..entries.min(u32::from(CHAIN_MAX)) {
+            let descriptor = load_entry(batch.space(), table.addr, next)?;
+            if descriptor.flags & DESC_F_INDIRECT != 0 {
+                return Err(Fault::IndirectNested);
+            }
+            if let Walk::NoRoom = add(descriptor, batch, draft)? {
+                return Ok(Walk::NoRoom);
+            }
+            if descriptor.flags & DESC_F_NEXT == 0 {
+                return Ok(Walk::Done);
+            }
+            next = descriptor.next;
+            if u32::from(next) >= entries {
+                return Err(Fault::NextOutOfRange);
+            }
+        }
+        Err(Fault::ChainTooLong)
+    }
+
+    #[inline]
+    pub(crate) fn put(&mut self, rows: &[Row]) {
+        for row in rows {
+            let entry = UsedElem { id: u32::from(row.id), len: row.written };
+            self.used_ring.store(self.next_used, entry);
+            self.next_used = self.next_used.wrapping_add(1);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn untake(&mut self, count: usize) {
+        // A batch holds no more chains than a queue has entries, so this never truncates.
+        let count = u16::try_from(count).unwrap_or(u16::MAX);
+        self.next_avail = self.next_avail.wrapping_sub(count);
+    }
+
+    #[inline]
+    pub(crate) fn publish(&mut self) -> Published {
+        let (old, new) = (self.published, self.next_used);
+        if old == new {
+            return Published::Quiet;
+        }
+        self.used_idx.store_release(new);
+        self.published = new;
+        fence(Ordering::SeqCst);
+        let wanted = if self.event_idx {
+            !self.told || is_crossed(self.used_event.load(), old, new)
+        } else {
+            self.avail_flags.load() & AVAIL_F_NO_INTERRUPT == 0
+        };
+        self.told = true;
+        if wanted { Published::Interrupt } else { Published::Quiet }
+    }
+
+    #[inline]
+    pub(crate) fn arm(&mut self) -> Armed {
+        if self.event_idx {
+            self.avail_event.store(self.next_avail);
+        } else if self.quiet {
+            self.used_flags.store(0);
+            self.quiet = false;
+        }
+        fence(Ordering::SeqCst);
+        self.seen_avail = self.avail_idx.load_acquire();
+        if self.seen_avail == self.next_avail { Armed::Sleep } else { Armed::WorkArrived }
+    }
+
+    #[inline]
+    pub(crate) fn disarm(&mut self) {
+        if !self.event_idx && !self.quiet {
+            self.used_flags.store(USED_F_NO_NOTIFY);
+            self.quiet = true;
+        }
+    }
+}
+
+/// One entry of an indirect table, which may lie at any address.
+fn load_entry(space: &AddressSpace, table: u64, index: u16) -> Result<Descriptor, Fault> {
+    let offset = u64::from(index).saturating_mul(u64::from(DESC_LEN));
+    let at = table.checked_add(offset).ok_or(Fault::IndirectUnmapped)?;
+    let mut bytes = [0; 16];
+    if !space.read(GuestAddr(at), &mut bytes) {
+        return Err(Fault::IndirectUnmapped);
+    }
+    Ok(Descriptor::from_bytes(&bytes))
+}
+
+/// Adds one buffer to the chain in the making.
+#[inline]
+fn add<D: Direction>(
+    descriptor: Descriptor,
+    batch: &mut Batch<D>,
+    draft: &mut Draft,
+) -> Result<Walk, Fault> {
+    if (descriptor.flags & DESC_F_WRITE != 0) != D::WRITABLE {
+        return Err(Fault::WrongDirection);
+    }
+    if descriptor.len == 0 {
+        return Err(Fault::BufferEmpty);
+    }
+    match batch.extend(draft, descriptor.addr, descriptor.len) {
+        Ok(()) => Ok(Walk::Done),
+        Err(Refused::Full) => Ok(Walk::NoRoom),
+        Err(Refused::Unmapped) => Err(Fault::BufferUnmapped),
+        Err(Refused::TooManyBytes) => Err(Fault::TooManyBytes),
+    }
+}
