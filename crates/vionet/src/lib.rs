@@ -1,2 +1,54 @@
-//! placeholder
+//! The virtio network device, host side (VIRTIO 1.4 §5.1).
+//!
+//! ```text
+//!    messages or registers                    rings in shared memory
+//!            | Op                                      |
+//!            v                                         v
+//!       +---------+   Start(pair), Recall(pair)   +-----------+
+//!       |   Nic   | <---------------------------> | QueuePair |  data plane: one owner, one thread
+//!       +---------+      moved, never shared      +-----------+
+//!       control plane                            TxBatch | RxSink     one call per batch
+//!       values in, values out                           v
+//!                                                  EndpointQueue      the host side
+//! ```
+//!
+//! Three nouns carry the design. [`Nic`] decides: it takes an [`Op`] and answers with [`Effect`]s,
+//! and never sees a frame. [`QueuePair`] moves frames; it is either at home in the `Nic` or out
+//! with a worker, and every change to it is made at home. [`Endpoint`] is the host side.
+//!
+//! With the feature `std` come ready-made workers (`run`) and all of it in one handle (`device`).
+//! The data path itself needs neither: an embedder with a loop of its own calls
+//! [`QueuePair::service`] from there.
+#![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "tests may stop")
+)]
+
+extern crate alloc;
+
+pub mod endpoint;
+mod interrupt;
+mod negotiate;
+mod nic;
+mod pair;
+pub mod stats;
+mod time;
+
+#[cfg(feature = "std")]
+mod device;
+#[cfg(feature = "std")]
+mod run;
+
+pub use endpoint::{Endpoint, EndpointQueue};
+pub use interrupt::Interrupt;
+pub use negotiate::{Negotiated, Offer, Plan, Refusal};
+pub use nic::{Effect, Effects, Nic, NicConfig, Op, OpError, PairIndex, QueueIndex};
+pub use pair::{Next, PairFault, QueuePair, Step};
+pub use time::Instant;
+
+#[cfg(feature = "std")]
+pub use device::{Device, DeviceError};
+#[cfg(feature = "std")]
+pub use run::Report;

@@ -1,0 +1,222 @@
+//! Features: what is offered, what was agreed, and what that decides for the data path.
+//!
+//! The offer does not depend on what the endpoint of the day can finish by itself: what the guest
+//! leaves open and the endpoint cannot take is finished in software (`pair/lower.rs`), and what the
+//! guest would take unfinished may always come finished. So endpoints can be swapped and NICs moved.
+
+use core::fmt;
+
+use vionet_frame::header::Offloads;
+use vionet_queue::{Format, RingFeatures};
+use vionet_spec::feature::{Feature, FeatureBits};
+use vionet_spec::net::{FRAME_MAX, HDR_LEN};
+
+/// Each feature a driver may leave frames open with, and the offload it stands for.
+const TRANSMIT: [(Feature, Offloads); 4] = [
+    (Feature::CSUM, Offloads::CSUM),
+    (Feature::HOST_TSO4, Offloads::TSO4),
+    (Feature::HOST_TSO6, Offloads::TSO6),
+    (Feature::HOST_ECN, Offloads::ECN),
+];
+
+/// Each feature a driver may take open frames with, and the offload it stands for.
+const RECEIVE: [(Feature, Offloads); 4] = [
+    (Feature::GUEST_CSUM, Offloads::CSUM),
+    (Feature::GUEST_TSO4, Offloads::TSO4),
+    (Feature::GUEST_TSO6, Offloads::TSO6),
+    (Feature::GUEST_ECN, Offloads::ECN),
+];
+
+/// What the device offers to the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offer {
+    bits: FeatureBits,
+    mtu: u16,
+}
+
+impl Offer {
+    /// The offer of a device of one queue pair whose link carries IP packets of `mtu` bytes.
+    #[must_use]
+    pub const fn new(mtu: u16) -> Self {
+        let bits = FeatureBits::of(&[
+            Feature::VERSION_1,
+            Feature::INDIRECT_DESC,
+            Feature::EVENT_IDX,
+            Feature::MAC,
+            Feature::STATUS,
+            Feature::MTU,
+            Feature::MRG_RXBUF,
+            Feature::CSUM,
+            Feature::HOST_TSO4,
+            Feature::HOST_TSO6,
+            Feature::HOST_ECN,
+            Feature::GUEST_CSUM,
+            Feature::GUEST_TSO4,
+            Feature::GUEST_TSO6,
+            Feature::GUEST_ECN,
+        ]);
+        Self { bits, mtu }
+    }
+
+    /// The feature bits to show.
+    #[must_use]
+    pub const fn bits(&self) -> FeatureBits {
+        self.bits
+    }
+
+    /// Takes the driver's choice, if it is one (FEAT-02, FEAT-03).
+    ///
+    /// # Errors
+    /// When a bit was not offered, misses what it needs, or VERSION_1 is missing.
+    pub fn accept(&self, driver: FeatureBits) -> Result<Negotiated, Refusal> {
+        if let Some(feature) = (driver & !self.bits).lowest() {
+            return Err(Refusal::NotOffered(feature));
+        }
+        if !driver.has(Feature::VERSION_1) {
+            return Err(Refusal::NotModern);
+        }
+        if let Some(row) = driver.broken_dependency() {
+            return Err(Refusal::Needs { feature: row.feature, any: row.any });
+        }
+        Ok(Negotiated { bits: driver, plan: Plan::of(driver, self.mtu) })
+    }
+}
+
+/// Why a choice of features is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// FEAT-06: the bit was not offered.
+    NotOffered(Feature),
+    /// FEAT-07: none of the features it needs was chosen with it.
+    Needs {
+        /// The feature in question.
+        feature: Feature,
+        /// One of these is needed.
+        any: &'static [Feature],
+    },
+    /// RSV-11: a driver without VERSION_1 is a legacy driver.
+    NotModern,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOffered(feature) => write!(f, "{feature:?} was not offered"),
+            Self::Needs { feature, any } => write!(f, "{feature:?} needs one of {any:?}"),
+            Self::NotModern => f.write_str("a legacy driver (without VERSION_1) is not served"),
+        }
+    }
+}
+
+impl core::error::Error for Refusal {}
+
+/// What device and driver have agreed on; only [`Offer::accept`] makes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    bits: FeatureBits,
+    plan: Plan,
+}
+
+impl Negotiated {
+    /// The features agreed on.
+    #[must_use]
+    pub const fn bits(&self) -> FeatureBits {
+        self.bits
+    }
+
+    /// What they decide for the data path.
+    #[must_use]
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What they decide for the rings.
+    #[must_use]
+    pub const fn ring(&self) -> RingFeatures {
+        RingFeatures {
+            format: if self.bits.has(Feature::RING_PACKED) {
+                Format::Packed
+            } else {
+                Format::Split
+            },
+            event_idx: self.bits.has(Feature::EVENT_IDX),
+            indirect: self.bits.has(Feature::INDIRECT_DESC),
+            in_order: self.bits.has(Feature::IN_ORDER),
+        }
+    }
+}
+
+/// What the data path needs to know, decided. No feature bit is tested past this point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Bytes of the virtio header in front of every frame.
+    pub header_len: u8,
+    /// A received frame may span several buffers.
+    pub mergeable: bool,
+    /// What the driver may leave open.
+    pub transmit: Offloads,
+    /// What the driver takes open.
+    pub receive: Offloads,
+    /// The largest IP packet that is not to be cut, in bytes.
+    pub mtu: u16,
+    /// The longest frame either way, without its virtio header.
+    pub frame_max: u32,
+}
+
+impl Plan {
+    fn of(bits: FeatureBits, mtu: u16) -> Self {
+        let chosen = |table: &[(Feature, Offloads)]| {
+            let chosen = table.iter().filter(|(feature, _)| bits.has(*feature));
+            chosen.fold(Offloads::NONE, |sum, (_, one)| sum.union(*one))
+        };
+        Self {
+            header_len: u8::try_from(HDR_LEN).unwrap_or(u8::MAX),
+            mergeable: bits.has(Feature::MRG_RXBUF),
+            transmit: chosen(&TRANSMIT),
+            receive: chosen(&RECEIVE),
+            mtu,
+            frame_max: u32::try_from(FRAME_MAX).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODERN: FeatureBits = FeatureBits::of(&[Feature::VERSION_1]);
+
+    #[test]
+    fn the_offer_is_closed_under_dependencies() {
+        assert!(Offer::new(1500).bits().broken_dependency().is_none());
+    }
+
+    #[test]
+    fn any_closed_subset_with_version_1_is_accepted() {
+        let offer = Offer::new(1500);
+        assert!(offer.accept(MODERN).is_ok());
+        assert!(offer.accept(offer.bits()).is_ok());
+        assert!(offer.accept(offer.bits().without(Feature::HOST_ECN)).is_ok());
+    }
+
+    #[test]
+    fn a_refusal_names_the_rule() {
+        let offer = Offer::new(1500);
+        assert_eq!(offer.accept(MODERN.with(Feature::RSS)), Err(Refusal::NotOffered(Feature::RSS)));
+        assert_eq!(offer.accept(FeatureBits::NONE), Err(Refusal::NotModern));
+        let refusal = offer.accept(MODERN.with(Feature::HOST_TSO4)).unwrap_err();
+        assert!(matches!(refusal, Refusal::Needs { feature: Feature::HOST_TSO4, .. }));
+    }
+
+    #[test]
+    fn the_plan_follows_the_choice_and_not_the_offer() {
+        let choice = MODERN.with(Feature::CSUM).with(Feature::HOST_TSO6).with(Feature::GUEST_CSUM);
+        let agreed = Offer::new(9000).accept(choice).unwrap();
+        let plan = agreed.plan();
+        assert_eq!(plan.transmit, Offloads::CSUM | Offloads::TSO6);
+        assert_eq!(plan.receive, Offloads::CSUM);
+        assert!(!plan.mergeable);
+        assert_eq!((plan.header_len, plan.mtu), (12, 9000));
+    }
+}

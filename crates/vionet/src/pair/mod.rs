@@ -1,0 +1,311 @@
+//! A queue pair: two live queues and the endpoint queue behind them, with one owner.
+//!
+//! ```text
+//!   service(now)
+//!     transmit: take all, judge all, hand all over, give all back, publish once   (tx.rs)
+//!     receive:  the endpoint fills windows of the stock of buffers, publish once  (rx.rs)
+//!     then: more to do, or what to wait for
+//! ```
+//!
+//! A step is bounded, never blocks, allocates nothing and reads no clock. A queue whose driver has
+//! broken a rule stands still from then on; the other one goes on.
+
+mod lower;
+mod rx;
+mod tx;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::fmt;
+use core::time::Duration;
+
+use vionet_queue::Queue;
+use vionet_queue::{Armed, Batch, Cursor, DeviceReads, DeviceWrites, Direction, Fault, Published};
+use vionet_raw::AddressSpace;
+
+pub(crate) use lower::Lower;
+pub use rx::{Refused, RxSink};
+pub use tx::{TxBatch, TxFrame};
+
+use crate::endpoint::{EndpointFault, EndpointQueue, Watch};
+use crate::interrupt::Interrupt;
+use crate::negotiate::Plan;
+use crate::nic::{PairIndex, QueueIndex};
+use crate::stats::{DropReason, LaneStats, PairStats};
+use crate::time::Instant;
+
+/// The most frames one step moves in one direction.
+pub(crate) const BATCH: usize = 64;
+
+/// How long the host side is left alone after a failed receive.
+const HOST_REST: Duration = Duration::from_millis(100);
+
+/// One direction's live queue with what belongs to it.
+pub(crate) struct Lane<D: Direction> {
+    queue: Queue,
+    batch: Batch<D>,
+    interrupt: Option<Box<dyn Interrupt>>,
+    enabled: bool,
+    /// The driver broke a rule: the queue stands still until it is stopped.
+    broken: bool,
+}
+
+impl<D: Direction> Lane<D> {
+    pub(crate) fn new(queue: Queue, space: Arc<AddressSpace>, plan: &Plan, enabled: bool) -> Self {
+        let batch = Batch::new(space, u32::from(plan.header_len));
+        Self { queue, batch, interrupt: None, enabled, broken: false }
+    }
+
+    pub(crate) fn set_interrupt(&mut self, interrupt: Option<Box<dyn Interrupt>>) {
+        self.interrupt = interrupt;
+        // A completion may have been told to the old one only (VU-MSG-05, VU-PIT-11).
+        self.raise();
+    }
+
+    pub(crate) fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    /// Gives back what is taken and ends the queue's life; its position remains.
+    pub(crate) fn stop(mut self) -> (Cursor, Option<Box<dyn Interrupt>>) {
+        self.queue.untake(&mut self.batch);
+        let here = self.queue.cursor();
+        // Every row has just been given back, so nothing can be owed.
+        let cursor = self.queue.stop().unwrap_or(here);
+        (cursor, self.interrupt)
+    }
+
+    fn raise(&self) {
+        if let Some(interrupt) = &self.interrupt {
+            interrupt.raise();
+        }
+    }
+
+    /// Makes the used buffers visible and interrupts the driver if it wants that.
+    #[inline]
+    fn publish(&mut self, stats: &LaneStats) {
+        match self.queue.publish() {
+            Published::Interrupt => {
+                self.raise();
+                stats.interrupts.add(1);
+            }
+            Published::Quiet => stats.suppressed.add(1),
+        }
+    }
+
+    /// Latches a fault, once.
+    #[cold]
+    fn break_off(&mut self, fault: Fault, stats: &LaneStats) -> Fault {
+        self.queue.untake(&mut self.batch);
+        self.broken = true;
+        stats.faults.add(1);
+        fault
+    }
+
+    fn is_live(&self) -> bool {
+        !self.broken
+    }
+}
+
+/// A driver's broken rule, and the queue it broke it on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PairFault {
+    /// The queue, which stands still now.
+    pub queue: QueueIndex,
+    /// The rule.
+    pub fault: Fault,
+}
+
+impl fmt::Display for PairFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "queue {} stopped: {}", self.queue.0, self.fault)
+    }
+}
+
+impl core::error::Error for PairFault {}
+
+/// What to do after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// There is more to do: step again.
+    Again,
+    /// Nothing to do until a kick, or until what is said here.
+    Wait(Watch),
+}
+
+/// What a step has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Step {
+    /// What to do now.
+    pub next: Next,
+    /// A rule the driver broke in this step; said once for each queue.
+    pub fault: Option<PairFault>,
+    /// A failure of the host side in this step.
+    pub host: Option<EndpointFault>,
+}
+
+/// How a direction's part of a step ended.
+#[derive(Default)]
+struct Outcome {
+    again: bool,
+    /// Transmit: the endpoint is full. Receive: the guest has no buffers.
+    stalled: bool,
+    fault: Option<Fault>,
+    host: Option<EndpointFault>,
+}
+
+/// Two live queues and the host side behind them. Moved to a worker, and moved back when asked.
+pub struct QueuePair {
+    index: PairIndex,
+    plan: Plan,
+    pub(crate) rx: Option<Lane<DeviceWrites>>,
+    pub(crate) tx: Option<Lane<DeviceReads>>,
+    frames: Box<[TxFrame; BATCH]>,
+    endpoint: Box<dyn EndpointQueue>,
+    /// The host side is gone: frames are dropped and counted.
+    gone: bool,
+    stats: Arc<PairStats>,
+}
+
+impl QueuePair {
+    pub(crate) fn new(
+        index: PairIndex,
+        plan: Plan,
+        endpoint: Box<dyn EndpointQueue>,
+        stats: Arc<PairStats>,
+    ) -> Self {
+        let frames = Box::new([TxFrame::default(); BATCH]);
+        Self { index, plan, rx: None, tx: None, frames, endpoint, gone: false, stats }
+    }
+
+    /// Which pair of its device this is.
+    #[must_use]
+    pub fn index(&self) -> PairIndex {
+        self.index
+    }
+
+    /// The descriptor of the host side, to wait on as [`Watch`] says.
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub fn endpoint_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.endpoint.fd()
+    }
+
+    /// One bounded step in both directions at time `now`.
+    #[inline]
+    pub fn service(&mut self, now: Instant) -> Step {
+        let tx = self.transmit(now);
+        let rx = self.receive(now);
+        let fault = match (tx.fault, rx.fault) {
+            (Some(fault), _) => Some(PairFault { queue: self.index.transmit(), fault }),
+            (None, Some(fault)) => Some(PairFault { queue: self.index.receive(), fault }),
+            (None, None) => None,
+        };
+        let wish = self.endpoint.watch();
+        // A full endpoint that waits for nothing has found room again while receiving.
+        let room_again = tx.stalled && !wish.writable;
+        let next = if tx.again || rx.again || room_again {
+            Next::Again
+        } else {
+            let watch = self.watch(wish, rx.stalled);
+            Next::Wait(if rx.host.is_some() { Self::rest(watch, now) } else { watch })
+        };
+        let host = tx.host.or(rx.host);
+        if host == Some(EndpointFault::Gone) {
+            self.gone = true;
+        }
+        Step { next, fault, host }
+    }
+
+    fn watch(&self, wish: Watch, starved: bool) -> Watch {
+        let receiving = self.rx.as_ref().is_some_and(|lane| lane.is_live() && lane.enabled);
+        Watch {
+            // No poll of the host side while the guest has no room for what it would bring.
+            readable: wish.readable && receiving && !starved && !self.gone,
+            writable: wish.writable && !self.gone,
+            deadline: wish.deadline.filter(|_| receiving && !self.gone),
+        }
+    }
+
+    /// After a failure of the host side: look again in a while instead of at once, for ever.
+    #[cold]
+    fn rest(watch: Watch, now: Instant) -> Watch {
+        let later = now.after(HOST_REST);
+        Watch { readable: false, deadline: Some(later), ..watch }
+    }
+
+    fn transmit(&mut self, now: Instant) -> Outcome {
+        let Some(lane) = self.tx.as_mut().filter(|lane| lane.is_live()) else {
+            return Outcome::default();
+        };
+        let stats = &self.stats.tx;
+        let mut outcome = Outcome::default();
+        lane.queue.disarm();
+        let taken = lane.queue.take(BATCH, &mut lane.batch);
+        let count = tx::judge(&lane.batch, &mut self.frames, &self.plan, stats);
+        let frames = self.frames.get(..count).unwrap_or(&[]);
+        let mut batch = TxBatch::new(&lane.batch, frames, stats, now);
+        if !lane.enabled {
+            batch.drop_rest(DropReason::QueueDisabled);
+        } else if self.gone {
+            batch.drop_rest(DropReason::EndpointGone);
+        } else if count > 0 {
+            outcome.host = self.endpoint.transmit(&mut batch).err();
+            if outcome.host == Some(EndpointFault::Gone) {
+                batch.drop_rest(DropReason::EndpointGone);
+            }
+        }
+        let settled = batch.settled_rows();
+        outcome.stalled = settled < lane.batch.len();
+        if settled > 0 {
+            stats.batches.add(1);
+            lane.queue.put(&mut lane.batch, settled);
+            lane.publish(stats);
+        }
+        lane.queue.untake(&mut lane.batch);
+        match taken {
+            Err(fault) => outcome.fault = Some(lane.break_off(fault, stats)),
+            Ok(_) if outcome.stalled => {}
+            Ok(BATCH..) => outcome.again = true,
+            Ok(_) => outcome.again = lane.queue.arm() == Armed::WorkArrived,
+        }
+        outcome
+    }
+
+    fn receive(&mut self, now: Instant) -> Outcome {
+        let usable = |lane: &&mut Lane<DeviceWrites>| lane.is_live() && lane.enabled;
+        let Some(lane) = self.rx.as_mut().filter(usable) else {
+            return Outcome::default();
+        };
+        let stats = &self.stats.rx;
+        let mut outcome = Outcome::default();
+        if self.gone {
+            return outcome;
+        }
+        let mut sink = RxSink::new(&mut lane.queue, &mut lane.batch, &self.plan, stats, now);
+        outcome.host = self.endpoint.receive(&mut sink).err();
+        let filled = sink.finish();
+        if filled.frames {
+            stats.batches.add(1);
+            lane.publish(stats);
+        }
+        if let Some(fault) = filled.fault {
+            outcome.fault = Some(lane.break_off(fault, stats));
+        } else if filled.starved {
+            stats.starved.add(1);
+            outcome.again = lane.queue.arm() == Armed::WorkArrived;
+            outcome.stalled = true;
+        } else {
+            lane.queue.disarm();
+            outcome.again = filled.spent;
+        }
+        outcome
+    }
+}
+
+impl fmt::Debug for QueuePair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pair {}", self.index.0)
+    }
+}

@@ -1,0 +1,269 @@
+//! Receive: from the endpoint into the guest's buffers.
+//!
+//! ```text
+//!   stock (a batch that outlives the step)
+//!   [ filled ][ filled ][ window ........ ][ spare ][ spare ]   <- take() when it runs short
+//!                 next --^
+//! ```
+//!
+//! The endpoint asks for a window, fills it, commits it. Only then is the virtio header written;
+//! a window that is not committed has cost nothing. All filled chains become used in one go.
+
+use vionet_queue::{Batch, DeviceWrites, Fault, Queue, ROWS_MAX, Row};
+use vionet_raw::{WriteSpan, copy_in};
+use vionet_spec::net::{ETH_HDR_LEN, HDR_F_DATA_VALID, LINK_HDR_MAX};
+
+use super::BATCH;
+use crate::endpoint::RxHeader;
+use crate::negotiate::Plan;
+use crate::stats::{DropReason, LaneStats};
+use crate::time::Instant;
+
+/// Why a pushed frame was not delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Refused {
+    /// The guest has no room now: keep the frame and come again.
+    Full,
+    /// The guest cannot take this frame at all; it is dropped and counted.
+    Dropped,
+}
+
+/// Where received frames go: the guest's buffers, by windows.
+pub struct RxSink<'a> {
+    queue: &'a mut Queue,
+    batch: &'a mut Batch<DeviceWrites>,
+    plan: &'a Plan,
+    stats: &'a LaneStats,
+    /// Chains before this one are filled.
+    next: usize,
+    budget: usize,
+    delivered: bool,
+    starved: bool,
+    spent: bool,
+    fault: Option<Fault>,
+    now: Instant,
+}
+
+/// What a sink has come to.
+pub(super) struct Filled {
+    pub(super) frames: bool,
+    pub(super) starved: bool,
+    pub(super) spent: bool,
+    pub(super) fault: Option<Fault>,
+}
+
+impl<'a> RxSink<'a> {
+    pub(super) fn new(
+        queue: &'a mut Queue,
+        batch: &'a mut Batch<DeviceWrites>,
+        plan: &'a Plan,
+        stats: &'a LaneStats,
+        now: Instant,
+    ) -> Self {
+        let (next, delivered, starved, spent, fault) = (0, false, false, false, None);
+        let budget = BATCH;
+        Self { queue, batch, plan, stats, next, budget, delivered, starved, spent, fault, now }
+    }
+
+    /// Gives the filled chains back to the queue, not yet visible.
+    pub(super) fn finish(mut self) -> Filled {
+        self.put_filled();
+        let Self { delivered: frames, starved, spent, fault, .. } = self;
+        Filled { frames, starved, spent, fault }
+    }
+
+    /// When this step began.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Room for one frame of up to `want` bytes, nothing consumed. `None` when there is no such
+    /// room now; then [`Self::room`] tells what there is.
+    #[inline]
+    pub fn window(&mut self, want: u32) -> Option<&[WriteSpan<'_>]> {
+        let (first, last) = self.reach(want)?;
+        Some(self.batch.payload(first, last))
+    }
+
+    /// The longest frame that fits now, in bytes; 0 when there is no room or this step has
+    /// delivered enough.
+    pub fn room(&mut self) -> u32 {
+        if !self.ready() {
+            return 0;
+        }
+        let rows = if self.plan.mergeable { self.batch.len() } else { self.next.saturating_add(1) };
+        let Some(first) = self.batch.row(self.next) else { return 0 };
+        let more = (self.next.saturating_add(1)..rows).filter_map(|at| self.batch.row(at));
+        let room = more.fold(first.payload_bytes(), |sum, row| sum.saturating_add(row.bytes()));
+        room.min(self.plan.frame_max)
+    }
+
+    /// The window's first `len` bytes are a frame: writes its virtio header and settles its
+    /// chains. A frame that breaks what was agreed is dropped and counted instead.
+    #[inline]
+    pub fn commit(&mut self, len: u32, header: &RxHeader) {
+        if let Err(reason) = self.deliver(len, header) {
+            self.dropped(reason);
+        }
+    }
+
+    /// Delivers a frame from private memory.
+    ///
+    /// # Errors
+    /// [`Refused::Full`]: keep the frame, come again. [`Refused::Dropped`]: forget it.
+    pub fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
+        let Ok(len) = u32::try_from(frame.len()) else { return Err(Refused::Dropped) };
+        let Some((first, last)) = self.reach(len) else {
+            return Err(self.refuse());
+        };
+        copy_in(self.batch.payload(first, last), 0, frame);
+        self.commit(len, header);
+        Ok(())
+    }
+
+    /// Counts a frame that the endpoint itself has dropped.
+    #[cold]
+    pub fn dropped(&mut self, reason: DropReason) {
+        self.stats.dropped(reason, 1);
+    }
+
+    /// No room for a frame: is it worth waiting?
+    #[cold]
+    fn refuse(&mut self) -> Refused {
+        let spare = self.batch.len().saturating_sub(self.next);
+        let all_posted = spare >= usize::from(self.queue.size()).min(ROWS_MAX);
+        let too_small = !self.plan.mergeable && spare > 0;
+        if !self.spent && (all_posted || too_small) {
+            self.dropped(DropReason::NoBuffer);
+            return Refused::Dropped;
+        }
+        self.starved |= !self.spent;
+        Refused::Full
+    }
+
+    /// The first and last chain of a window of `want` bytes.
+    #[inline]
+    fn reach(&mut self, want: u32) -> Option<(Row, Row)> {
+        if !self.ready() {
+            return None;
+        }
+        self.reach_in_stock(want).or_else(|| {
+            self.refill();
+            self.reach_in_stock(want)
+        })
+    }
+
+    #[inline]
+    fn reach_in_stock(&self, want: u32) -> Option<(Row, Row)> {
+        let first = self.batch.row(self.next)?;
+        let mut room = first.payload_bytes();
+        let (mut last, mut at) = (first, self.next);
+        while room < want && self.plan.mergeable {
+            at = at.wrapping_add(1);
+            last = self.batch.row(at)?;
+            room = room.saturating_add(last.bytes());
+        }
+        (room >= want).then_some((first, last))
+    }
+
+    /// Whether a frame may be delivered: budget left, and a chain that can hold its header.
+    #[inline]
+    fn ready(&mut self) -> bool {
+        if self.budget == 0 {
+            self.spent = true;
+            return false;
+        }
+        loop {
+            match self.batch.row(self.next) {
+                Some(row) if row.has_lead() => return true,
+                Some(_) => self.skip_short_chain(),
+                None => {
+                    self.refill();
+                    if self.batch.row(self.next).is_none() {
+                        self.starved = true;
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// A chain too short for the header goes back empty (NET-RXB-04).
+    #[cold]
+    fn skip_short_chain(&mut self) {
+        self.batch.set_written(self.next, 0);
+        self.next = self.next.saturating_add(1);
+        self.delivered = true;
+        self.dropped(DropReason::NoHeader);
+    }
+
+    /// Makes room in the stock and takes what the driver has posted.
+    #[cold]
+    fn refill(&mut self) {
+        self.put_filled();
+        if self.fault.is_none() {
+            self.fault = self.queue.take(ROWS_MAX, self.batch).err();
+        }
+    }
+
+    fn put_filled(&mut self) {
+        if self.next > 0 {
+            self.queue.put(self.batch, self.next);
+            self.next = 0;
+        }
+    }
+
+    #[inline]
+    fn deliver(&mut self, len: u32, header: &RxHeader) -> Result<(), DropReason> {
+        self.check(len, header)?;
+        let first = self.batch.row(self.next).ok_or(DropReason::NoBuffer)?;
+        let mut rest = len.saturating_add(u32::from(self.plan.header_len));
+        let mut at = self.next;
+        // All buffers but the last are filled to their full length (NET-RX-03).
+        while rest > 0 {
+            let row = self.batch.row(at).ok_or(DropReason::NoBuffer)?;
+            let part = row.bytes().min(rest);
+            self.batch.set_written(at, part);
+            rest = rest.saturating_sub(part);
+            at = at.wrapping_add(1);
+        }
+        let buffers = at.wrapping_sub(self.next);
+        if buffers > 1 && !self.plan.mergeable {
+            return Err(DropReason::NoBuffer);
+        }
+        let mut net = header.request.to_header(header.header_len);
+        if header.validated && header.request.csum.is_none() && !self.plan.receive.is_empty() {
+            net.flags |= HDR_F_DATA_VALID;
+        }
+        net.num_buffers = u16::try_from(buffers).map_err(|_| DropReason::TooLong)?;
+        copy_in(self.batch.lead(first), 0, &net.encode());
+        self.next = at;
+        self.budget = self.budget.wrapping_sub(1);
+        self.delivered = true;
+        self.stats.frames.add(1);
+        self.stats.bytes.add(u64::from(len));
+        Ok(())
+    }
+
+    /// What was agreed holds for every frame, whichever endpoint brought it.
+    #[inline]
+    fn check(&self, len: u32, header: &RxHeader) -> Result<(), DropReason> {
+        let needs = header.request.needs();
+        if !needs.is_subset(self.plan.receive) {
+            return Err(DropReason::NotAgreed);
+        }
+        let most = match header.request.gso {
+            Some(_) => self.plan.frame_max,
+            None => u32::from(self.plan.mtu).saturating_add(LINK_HDR_MAX), // NET-CFG-05
+        };
+        if len > most {
+            return Err(DropReason::TooLong);
+        }
+        if usize::try_from(len).is_ok_and(|len| len < ETH_HDR_LEN) {
+            return Err(DropReason::TooShort);
+        }
+        Ok(())
+    }
+}

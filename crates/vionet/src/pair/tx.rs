@@ -1,0 +1,196 @@
+//! Transmit: from the guest's chains to the endpoint's batch.
+//!
+//! The virtio header of each chain is copied out once and judged on the copy; what the endpoint
+//! sees of it is the [`Request`] that came out, and the frame's bytes where they lie.
+
+use vionet_frame::header::{NetHeader, Request, check};
+use vionet_queue::{Batch, DeviceReads, Row};
+use vionet_raw::{ReadSpan, copy_out};
+use vionet_spec::net::{ETH_HDR_LEN, HDR_LEN};
+
+use super::BATCH;
+use crate::negotiate::Plan;
+use crate::stats::{DropReason, LaneStats};
+use crate::time::Instant;
+
+/// A frame to send: its length and what its checked header asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TxFrame {
+    place: usize,
+    row: Option<Row>,
+    /// Bytes of the frame, from the Ethernet header on.
+    pub len: u32,
+    /// What the driver left open, within [`crate::endpoint::Settings::transmit`].
+    pub request: Request,
+}
+
+impl TxFrame {
+    /// The frame in span `place` of [`TxBatch::private`], of `len` bytes.
+    pub(super) fn private(place: usize, len: usize, request: Request) -> Self {
+        Self { place, row: None, len: u32::try_from(len).unwrap_or(u32::MAX), request }
+    }
+}
+
+/// Judges every chain of `batch` and lists the good ones; returns how many there are.
+#[inline]
+pub(super) fn judge(
+    batch: &Batch<DeviceReads>,
+    frames: &mut [TxFrame; BATCH],
+    plan: &Plan,
+    stats: &LaneStats,
+) -> usize {
+    let mut count = 0_usize;
+    for place in 0..batch.len() {
+        let Some(row) = batch.row(place) else { break };
+        match judge_row(batch, row, plan) {
+            Ok(request) => {
+                let Some(slot) = frames.get_mut(count) else { break };
+                *slot = TxFrame { place, row: Some(row), len: row.payload_bytes(), request };
+                count = count.wrapping_add(1);
+            }
+            Err(reason) => stats.dropped(reason, 1),
+        }
+    }
+    count
+}
+
+#[inline]
+fn judge_row(batch: &Batch<DeviceReads>, row: Row, plan: &Plan) -> Result<Request, DropReason> {
+    let mut header = [0; HDR_LEN];
+    if !row.has_lead() || copy_out(batch.lead(row), 0, &mut header) < HDR_LEN {
+        return Err(DropReason::NoHeader);
+    }
+    let len = row.payload_bytes();
+    if usize::try_from(len).is_ok_and(|len| len < ETH_HDR_LEN) {
+        return Err(DropReason::TooShort);
+    }
+    if len > plan.frame_max {
+        return Err(DropReason::TooLong);
+    }
+    check(&NetHeader::decode(&header), len, plan.transmit).map_err(|_| DropReason::BadHeader)
+}
+
+/// Where the bytes of a batch's frames lie.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// In the guest's buffers, by row.
+    Guest(&'a Batch<DeviceReads>),
+    /// In private memory, one span per frame.
+    Private(&'a [ReadSpan<'a>]),
+}
+
+/// Frames from the guest, to be settled first to last.
+pub struct TxBatch<'a> {
+    source: Source<'a>,
+    frames: &'a [TxFrame],
+    done: usize,
+    stats: &'a LaneStats,
+    now: Instant,
+}
+
+impl<'a> TxBatch<'a> {
+    pub(super) fn new(
+        batch: &'a Batch<DeviceReads>,
+        frames: &'a [TxFrame],
+        stats: &'a LaneStats,
+        now: Instant,
+    ) -> Self {
+        Self { source: Source::Guest(batch), frames, done: 0, stats, now }
+    }
+
+    /// The frames not settled yet.
+    #[inline]
+    #[must_use]
+    pub fn frames(&self) -> &'a [TxFrame] {
+        self.frames.get(self.done..).unwrap_or(&[])
+    }
+
+    /// The bytes of one of [`Self::frames`], from the Ethernet header on.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self, frame: &TxFrame) -> &[ReadSpan<'_>] {
+        match (&self.source, frame.row) {
+            (Source::Guest(batch), Some(row)) => batch.payload(row),
+            (Source::Private(spans), _) => spans.get(frame.place..=frame.place).unwrap_or(&[]),
+            (Source::Guest(_), None) => &[],
+        }
+    }
+
+    /// When this step began.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// The first `count` frames are done and count as sent.
+    #[inline]
+    pub fn sent(&mut self, count: usize) {
+        let sent = self.frames().iter().take(count);
+        let bytes = sent.fold(0_u64, |sum, frame| sum.wrapping_add(u64::from(frame.len)));
+        let count = self.settle(count);
+        if let Source::Guest(_) = self.source {
+            self.stats.frames.add(count);
+            self.stats.bytes.add(bytes);
+        }
+    }
+
+    /// The first `count` frames are done and count as dropped.
+    #[inline]
+    pub fn dropped(&mut self, count: usize, reason: DropReason) {
+        let count = self.settle(count);
+        self.stats.dropped(reason, count);
+    }
+
+    #[cold]
+    pub(super) fn drop_rest(&mut self, reason: DropReason) {
+        self.dropped(self.frames().len(), reason);
+    }
+
+    #[inline]
+    fn settle(&mut self, count: usize) -> u64 {
+        let count = count.min(self.frames().len());
+        self.done = self.done.saturating_add(count);
+        u64::try_from(count).unwrap_or(u64::MAX)
+    }
+
+    /// How many rows of the guest's batch are done: the settled frames, and the chains between
+    /// them that were no frames.
+    pub(super) fn settled_rows(&self) -> usize {
+        match (&self.source, self.frames().first()) {
+            (_, Some(frame)) => frame.place,
+            (Source::Guest(batch), None) => batch.len(),
+            (Source::Private(_), None) => self.frames.len(),
+        }
+    }
+
+    /// A batch of private frames, frame `i` in `spans[i]`, under the same counters: for what has
+    /// been finished in software. Its frames are counted by whoever made them, drops by itself.
+    pub(super) fn private<'b>(
+        &self,
+        frames: &'b [TxFrame],
+        spans: &'b [ReadSpan<'b>],
+    ) -> TxBatch<'b>
+    where
+        'a: 'b,
+    {
+        TxBatch {
+            source: Source::Private(spans),
+            frames,
+            done: 0,
+            stats: self.stats,
+            now: self.now,
+        }
+    }
+
+    /// The first `count` frames were settled, and counted, in a [`Self::part`] of this batch.
+    pub(super) fn settled_below(&mut self, count: usize) {
+        self.settle(count);
+    }
+
+    /// The next `count` frames as a batch of their own; say here how many were settled there.
+    pub(super) fn part(&self, count: usize) -> TxBatch<'_> {
+        let source = self.source;
+        let frames = self.frames().get(..count).unwrap_or(&[]);
+        TxBatch { source, frames, done: 0, stats: self.stats, now: self.now }
+    }
+}
