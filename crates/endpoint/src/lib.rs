@@ -1,2 +1,16 @@
-//! placeholder
+//! Host sides of a virtio network device.
+//!
+//! [`Tap`] is a tap device of the kernel, with virtio headers and offloads where it has them. The
+//! others serve tests and measurements: [`Null`] drops and counts, [`Echo`] sends back,
+//! [`Flood`] generates.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "tests may stop")
+)]
+
+mod bench;
+mod tap;
+
+pub use bench::{Echo, Flood, Null};
+pub use tap::Tap;

@@ -1,0 +1,206 @@
+//! Endpoints to measure with: a sink, a mirror, a generator.
+
+use std::os::fd::BorrowedFd;
+
+use vionet::endpoint::{
+    Capabilities, Endpoint, EndpointFault, EndpointQueue, OpenError, RxHeader, RxSink, Settings,
+    TxBatch, Watch,
+};
+use vionet_frame::header::Offloads;
+use vionet_raw::{copy_in, copy_out};
+use vionet_spec::net::{ETH_HDR_LEN, FRAME_MAX};
+
+const MTU: u16 = 65_535;
+
+fn all() -> Capabilities {
+    let all = Offloads::ALL.difference(Offloads::UFO | Offloads::USO);
+    Capabilities { transmit: all, receive: all, pairs_max: 1, mtu: MTU }
+}
+
+/// Takes every frame and brings none.
+#[derive(Debug, Default)]
+pub struct Null;
+
+impl Endpoint for Null {
+    fn name(&self) -> String {
+        "null".into()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        all()
+    }
+
+    fn open(&mut self, _settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
+        Ok(vec![Box::new(NullQueue)])
+    }
+}
+
+struct NullQueue;
+
+impl EndpointQueue for NullQueue {
+    fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
+        frames.sent(frames.frames().len());
+        Ok(())
+    }
+
+    fn receive(&mut self, _sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
+        Ok(())
+    }
+
+    fn watch(&self) -> Watch {
+        Watch::default()
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// Sends every frame back to the guest, as far as it has room.
+#[derive(Debug, Default)]
+pub struct Echo;
+
+impl Endpoint for Echo {
+    fn name(&self) -> String {
+        "echo".into()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { transmit: Offloads::NONE, receive: Offloads::NONE, ..all() }
+    }
+
+    fn open(&mut self, _settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
+        let frames = vec![0; FRAME_MAX.saturating_mul(4)].into_boxed_slice();
+        Ok(vec![Box::new(EchoQueue {
+            frames,
+            lengths: Vec::with_capacity(ECHOES),
+            used: 0,
+            full: false,
+        })])
+    }
+}
+
+/// The most frames on their way back.
+const ECHOES: usize = 256;
+
+struct EchoQueue {
+    /// The frames on their way back, one behind the other.
+    frames: Box<[u8]>,
+    lengths: Vec<usize>,
+    used: usize,
+    /// No room for the next frame until the guest takes some.
+    full: bool,
+}
+
+impl EndpointQueue for EchoQueue {
+    fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
+        while let Some(frame) = frames.frames().first() {
+            let len = usize::try_from(frame.len).unwrap_or(usize::MAX);
+            let end = self.used.saturating_add(len);
+            let room = self.frames.get_mut(self.used..end);
+            let Some(room) = room.filter(|_| self.lengths.len() < ECHOES) else {
+                self.full = true;
+                break;
+            };
+            copy_out(frames.bytes(frame), 0, room);
+            self.lengths.push(len);
+            self.used = end;
+            frames.sent(1);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
+        let mut rest = self.frames.get(..self.used).unwrap_or(&[]);
+        let mut done = 0;
+        for len in &self.lengths {
+            let Some((frame, behind)) = rest.split_at_checked(*len) else { break };
+            let header = RxHeader::default();
+            if sink.push(&header, frame) == Err(vionet::endpoint::Refused::Full) {
+                break;
+            }
+            rest = behind;
+            done = usize::saturating_add(done, 1);
+        }
+        self.lengths.drain(..done);
+        let left = rest.len();
+        self.frames.copy_within(self.used.saturating_sub(left)..self.used, 0);
+        self.used = left;
+        self.full &= done == 0;
+        Ok(())
+    }
+
+    fn watch(&self) -> Watch {
+        Watch { writable: self.full, ..Watch::default() }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// Fills the guest's buffers with frames of one length as fast as it posts them.
+#[derive(Debug)]
+pub struct Flood {
+    frame: Box<[u8]>,
+}
+
+/// EtherType of frames for experiments (IEEE 802 local experimental 1).
+const EXPERIMENT: [u8; 2] = [0x88, 0xb5];
+
+impl Flood {
+    /// A generator of broadcast frames of `len` bytes; `None` for less than an Ethernet header or
+    /// more than the longest frame.
+    #[must_use]
+    pub fn new(len: usize) -> Option<Self> {
+        if !(ETH_HDR_LEN..=FRAME_MAX).contains(&len) {
+            return None;
+        }
+        let addresses = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1];
+        let header = addresses.into_iter().chain(EXPERIMENT);
+        let frame: Vec<u8> = header.chain(std::iter::repeat(0)).take(len).collect();
+        Some(Self { frame: frame.into_boxed_slice() })
+    }
+}
+
+impl Endpoint for Flood {
+    fn name(&self) -> String {
+        format!("flood:{}", self.frame.len())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        all()
+    }
+
+    fn open(&mut self, _settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
+        Ok(vec![Box::new(FloodQueue { frame: self.frame.clone() })])
+    }
+}
+
+struct FloodQueue {
+    frame: Box<[u8]>,
+}
+
+impl EndpointQueue for FloodQueue {
+    fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
+        frames.sent(frames.frames().len());
+        Ok(())
+    }
+
+    fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
+        let len = u32::try_from(self.frame.len()).unwrap_or(u32::MAX);
+        while let Some(window) = sink.window(len) {
+            copy_in(window, 0, &self.frame);
+            sink.commit(len, &RxHeader::default());
+        }
+        Ok(())
+    }
+
+    fn watch(&self) -> Watch {
+        Watch::default()
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}

@@ -1,0 +1,299 @@
+//! A tap device: frames go to and come from the kernel, with virtio headers where it has them.
+//!
+//! The tap belongs to the NIC for its whole life, so a guest that reboots finds it as it was, and
+//! nobody else can take it in between.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use vionet::endpoint::{
+    Capabilities, Endpoint, EndpointFault, EndpointQueue, OpenError, OpenKind, Refused, RxHeader,
+    RxSink, Settings, TxBatch, Watch,
+};
+use vionet::stats::DropReason;
+use vionet_frame::header::{NetHeader, Offloads, check};
+use vionet_raw::host::tun::{self, TunOffloads};
+use vionet_raw::host::vector::{readv, writev};
+use vionet_spec::net::{FRAME_MAX, HDR_F_DATA_VALID, HDR_LEN, LINK_HDR_MAX};
+
+/// All that a tap with virtio headers does by itself.
+const ALL: Offloads =
+    Offloads::CSUM.union(Offloads::TSO4).union(Offloads::TSO6).union(Offloads::ECN);
+
+/// A tap device as host side.
+#[derive(Debug)]
+pub struct Tap {
+    tap: Arc<tun::Tap>,
+    label: String,
+    mtu: u16,
+    offloads: Offloads,
+}
+
+fn error(kind: OpenKind, reason: String) -> OpenError {
+    OpenError { kind, reason }
+}
+
+impl Tap {
+    /// Attaches to the existing tap `name`.
+    ///
+    /// # Errors
+    /// When there is none, when it is taken, or when this user may not.
+    pub fn open(name: &str) -> Result<Self, OpenError> {
+        if let Err(cause) = tun::mtu(name) {
+            return Err(error(
+                OpenKind::Config,
+                format!(
+                    "tap {name}: {cause}; make it with: ip tuntap add dev {name} mode tap \
+                     user \"$USER\" vnet_hdr && ip link set {name} up (needs root once)"
+                ),
+            ));
+        }
+        let tap = tun::Tap::open(name).map_err(|cause| Self::explain(name, &cause))?;
+        Self::from_tap(tap, format!("tap:{name}"))
+    }
+
+    /// Takes over an open tap queue, given as descriptor `number`.
+    ///
+    /// # Errors
+    /// When it is no tap.
+    pub fn adopt(fd: OwnedFd, number: i32) -> Result<Self, OpenError> {
+        let tap = tun::Tap::adopt(fd).map_err(|cause| {
+            error(OpenKind::Config, format!("descriptor {number} is no usable tap: {cause}"))
+        })?;
+        Self::from_tap(tap, format!("tap-fd:{number}"))
+    }
+
+    fn explain(name: &str, cause: &io::Error) -> OpenError {
+        let errno = cause.raw_os_error().map(Errno::from_raw_os_error);
+        match (cause.kind(), errno) {
+            (ErrorKind::PermissionDenied, _) => error(
+                OpenKind::Privilege,
+                format!(
+                    "tap {name}: {cause}; give it to this user with: ip tuntap add dev {name} \
+                     mode tap user \"$USER\" vnet_hdr, or run with CAP_NET_ADMIN"
+                ),
+            ),
+            (ErrorKind::NotFound, _) => error(
+                OpenKind::Privilege,
+                format!("tap {name}: /dev/net/tun: {cause}; load it with: modprobe tun"),
+            ),
+            (_, Some(Errno::BUSY)) => error(
+                OpenKind::Host,
+                format!("tap {name} is taken by another process; end that one, or use another tap"),
+            ),
+            (_, Some(Errno::INVAL)) => error(
+                OpenKind::Config,
+                format!(
+                    "{name} is no tap device that can be attached to; see: ip -d link show {name}"
+                ),
+            ),
+            _ => error(OpenKind::Host, format!("tap {name}: {cause}")),
+        }
+    }
+
+    fn from_tap(tap: tun::Tap, label: String) -> Result<Self, OpenError> {
+        let fail = |cause: io::Error| error(OpenKind::Host, format!("{label}: {cause}"));
+        let name = tap.name().map_err(fail)?;
+        let mtu = tun::mtu(&name).map_err(fail)?;
+        // The kernel takes unfinished frames from anyone; whether it hands them over is probed.
+        let candidates = [ALL, ALL.difference(Offloads::ECN), Offloads::CSUM];
+        let offloads = candidates
+            .into_iter()
+            .filter(|_| tap.has_vnet_header())
+            .find(|wish| tap.set_offloads(tun_offloads(*wish)).is_ok())
+            .unwrap_or(Offloads::NONE);
+        Ok(Self { tap: Arc::new(tap), label, mtu, offloads })
+    }
+}
+
+fn tun_offloads(wish: Offloads) -> TunOffloads {
+    TunOffloads {
+        csum: wish.contains(Offloads::CSUM),
+        tso4: wish.contains(Offloads::TSO4),
+        tso6: wish.contains(Offloads::TSO6),
+        ecn: wish.contains(Offloads::ECN),
+    }
+}
+
+impl Endpoint for Tap {
+    fn name(&self) -> String {
+        self.label.clone()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let transmit = if self.tap.has_vnet_header() { ALL } else { Offloads::NONE };
+        Capabilities { transmit, receive: self.offloads, pairs_max: 1, mtu: self.mtu }
+    }
+
+    fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
+        if self.tap.has_vnet_header() {
+            // What the guest agreed to, and no more: the driver before may have agreed to more.
+            self.tap.set_offloads(tun_offloads(settings.receive)).map_err(|cause| {
+                error(OpenKind::Host, format!("{}: setting offloads: {cause}", self.label))
+            })?;
+        }
+        Ok(vec![Box::new(TapQueue::new(Arc::clone(&self.tap), settings))])
+    }
+}
+
+/// What one look at the tap came to.
+enum Read {
+    Frame(u32, RxHeader),
+    Bad(DropReason),
+    Nothing,
+}
+
+struct TapQueue {
+    tap: Arc<tun::Tap>,
+    header_len: usize,
+    receive: Offloads,
+    /// The longest frame the tap brings.
+    longest: u32,
+    /// Room for one frame, when the guest's buffers at hand are too small to read into.
+    spare: Box<[u8]>,
+    /// A frame in the spare room that waits for buffers.
+    waiting: Option<(usize, RxHeader)>,
+    /// The tap takes no more until it becomes writable.
+    full: bool,
+}
+
+impl TapQueue {
+    fn new(tap: Arc<tun::Tap>, settings: &Settings) -> Self {
+        let header_len = if tap.has_vnet_header() { HDR_LEN } else { 0 };
+        let cut = settings.receive.intersection(Offloads::TSO4 | Offloads::TSO6).is_empty();
+        let longest = if cut {
+            u32::from(settings.mtu).saturating_add(LINK_HDR_MAX)
+        } else {
+            u32::try_from(FRAME_MAX).unwrap_or(u32::MAX)
+        };
+        Self {
+            tap,
+            header_len,
+            receive: settings.receive,
+            longest,
+            spare: vec![0; FRAME_MAX].into_boxed_slice(),
+            waiting: None,
+            full: false,
+        }
+    }
+
+    /// Understands what a read has brought.
+    fn judge(&self, head: &[u8; HDR_LEN], got: io::Result<usize>) -> Result<Read, EndpointFault> {
+        let len = match got {
+            Ok(got) => got.saturating_sub(self.header_len),
+            Err(error) => return Self::read_failed(&error),
+        };
+        let Ok(len) = u32::try_from(len) else { return Ok(Read::Bad(DropReason::TooLong)) };
+        if len > self.longest {
+            return Ok(Read::Bad(DropReason::TooLong));
+        }
+        if self.header_len == 0 {
+            return Ok(Read::Frame(len, RxHeader::default()));
+        }
+        let header = NetHeader::decode(head);
+        Ok(match check(&header, len, self.receive) {
+            Ok(request) => {
+                let validated = header.flags & HDR_F_DATA_VALID != 0;
+                Read::Frame(len, RxHeader { request, header_len: header.hdr_len, validated })
+            }
+            Err(_) => Read::Bad(DropReason::NotAgreed),
+        })
+    }
+
+    #[cold]
+    fn read_failed(error: &io::Error) -> Result<Read, EndpointFault> {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::AGAIN | Errno::INTR) => Ok(Read::Nothing),
+            Some(Errno::BADFD | Errno::NODEV | Errno::NXIO) => Err(EndpointFault::Gone),
+            errno => Err(EndpointFault::Io(errno.map_or(0, Errno::raw_os_error))),
+        }
+    }
+
+    /// Straight into the guest's buffers, while they are large enough for any frame.
+    fn receive_direct(&mut self, sink: &mut RxSink<'_>) -> Result<bool, EndpointFault> {
+        while let Some(window) = sink.window(self.longest) {
+            let mut head = [0; HDR_LEN];
+            let lead = head.get_mut(..self.header_len).unwrap_or(&mut []);
+            // One byte beyond the window tells a frame that was too long for it.
+            let got = readv(self.tap.as_fd(), lead, window, &mut [0]);
+            match self.judge(&head, got)? {
+                Read::Frame(len, header) => sink.commit(len, &header),
+                Read::Bad(reason) => sink.dropped(reason),
+                Read::Nothing => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// By way of the spare room, for as long as the buffers at hand are small.
+    fn receive_copied(&mut self, sink: &mut RxSink<'_>) -> Result<bool, EndpointFault> {
+        let mut head = [0; HDR_LEN];
+        let lead = head.get_mut(..self.header_len).unwrap_or(&mut []);
+        let got = readv(self.tap.as_fd(), lead, &[], &mut self.spare);
+        match self.judge(&head, got)? {
+            Read::Frame(len, header) => {
+                self.waiting = usize::try_from(len).ok().map(|len| (len, header));
+            }
+            Read::Bad(reason) => sink.dropped(reason),
+            Read::Nothing => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// Delivers the frame that waits; false when the guest has no room for it yet.
+    fn deliver_waiting(&mut self, sink: &mut RxSink<'_>) -> bool {
+        let Some((len, header)) = self.waiting else { return true };
+        let frame = self.spare.get(..len).unwrap_or(&[]);
+        match sink.push(&header, frame) {
+            Ok(()) | Err(Refused::Dropped) => {
+                self.waiting = None;
+                true
+            }
+            Err(Refused::Full) => false,
+        }
+    }
+}
+
+impl EndpointQueue for TapQueue {
+    fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
+        self.full = false;
+        while let Some(frame) = frames.frames().first() {
+            let header = frame.request.to_header(0).encode();
+            let lead = header.get(..self.header_len).unwrap_or(&[]);
+            let Err(error) = writev(self.tap.as_fd(), lead, frames.bytes(frame)) else {
+                frames.sent(1);
+                continue;
+            };
+            match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::AGAIN) => {
+                    self.full = true;
+                    return Ok(());
+                }
+                Some(Errno::INTR) => {}
+                Some(Errno::BADFD | Errno::NODEV) => return Err(EndpointFault::Gone),
+                Some(Errno::NOBUFS | Errno::NOMEM) => frames.dropped(1, DropReason::HostFull),
+                _ => frames.dropped(1, DropReason::HostRefused),
+            }
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
+        while self.deliver_waiting(sink) {
+            if !self.receive_direct(sink)? || sink.room() == 0 || !self.receive_copied(sink)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn watch(&self) -> Watch {
+        Watch { readable: true, writable: self.full, deadline: None }
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.tap.as_fd())
+    }
+}
