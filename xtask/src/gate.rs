@@ -15,7 +15,7 @@ const PLANTED: &[(&str, &str)] =
 /// Builds the gate clean, which must link, and with each planted fault, which must not.
 pub(crate) fn run() -> Result {
     shell::run(&mut build(&[]))
-        .map_err(|_| "the gate is closed: the linker names what the data path can do")?;
+        .map_err(|why| format!("{why}; what the linker calls undefined, the data path can do"))?;
     println!("  the data path links: it can neither panic nor allocate");
     for (feature, symbol) in PLANTED {
         let output = shell::output(&mut build(&["--features", feature]))?;

@@ -3,6 +3,8 @@
 //! ```text
 //!   frame.rs     headers, parsing, checksums, segments
 //!   memory.rs    translation, spans, shared rings
+//!   queue.rs     take, put, untake, publish, arm
+//!   pair.rs      a whole step, and what endpoints call in it
 //! ```
 //!
 //! A new step of the data path gets a function here: take by reference, hand back a number.
@@ -10,5 +12,7 @@
 
 mod frame;
 mod memory;
+mod pair;
 #[cfg(any(feature = "plant-panic", feature = "plant-allocation"))]
 mod planted;
+mod queue;
