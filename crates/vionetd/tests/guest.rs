@@ -31,7 +31,7 @@ mod place;
 mod server;
 
 use std::io::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -42,7 +42,7 @@ use peers::{Blob, Peers, name_server};
 use place::{NOBODY, Place, installed, is_root};
 use server::Server;
 use vionetd::vm::initramfs::GuestFile;
-use vionetd::vm::{Backend, Guest, Machine, Parts, VmError};
+use vionetd::vm::{Backend, DemoPlan, Guest, Machine, Parts, Step, VmError, run_demo};
 
 const BOOT: Duration = Duration::from_secs(60);
 
@@ -187,6 +187,43 @@ fn a_linux_guest_has_all_its_network_over_a_tap() {
     let server = Server::start(&place, &["--endpoint", "tap:vt0"]);
     let machine = machine(&parts, Backend::VhostUser(server.socket.clone()));
     visit(&place, &machine, Some(server), &expected, &peers, &blob);
+}
+
+#[test]
+fn the_demos_tour_tells_each_step_and_reports_both_speeds() {
+    let _alone = alone();
+    if parts().is_none() {
+        return;
+    }
+    if reference() {
+        return skip("the demo's guest is always on vionet");
+    }
+    let own_namespace = is_root() && installed("ip");
+    let place = if own_namespace { Place::namespace() } else { Place::here() };
+    let blob = Blob::new(16 * 1024 * 1024);
+    let peers = Peers::start(&place, &blob);
+    let server = Server::start(&place, &["--map-host-loopback", "10.0.2.4"]);
+    let plan = DemoPlan {
+        name: "name.vionet.test".to_owned(),
+        url: format!("http://10.0.2.4:{}/{}", peers.http, blob.len()),
+        size: blob.len() as u64,
+        sha256: blob.sha256(),
+        sink: SocketAddr::new(address("10.0.2.4"), peers.sink),
+    };
+    let mut steps = Vec::new();
+    let told = &mut steps;
+    let report = place.inside(|| run_demo(&server.socket, &plan, &mut |step| told.push(step)));
+    let report = report.unwrap_or_else(|error| panic!("{error}"));
+    println!("{report:#?}");
+    assert!(matches!(steps.first(), Some(Step::Preparing { .. })), "{steps:?}");
+    assert!(matches!(steps.last(), Some(Step::Uploaded { .. })), "{steps:?}");
+    assert_eq!(steps.len(), 7, "{steps:?}");
+    assert_eq!(report.lease.address.to_string(), "10.0.2.15");
+    assert!(report.resolved.is_empty(), "nobody knows the name");
+    assert!(report.download_rate() > 1e6 && report.upload_rate() > 1e6);
+    let swallowed = peers.swallowed.recv_timeout(BOOT).expect("the sink saw the end");
+    assert_eq!(swallowed.sha256, blob.sha256());
+    server.terminate();
 }
 
 /// One guest does everything once, then reboots three times; a second guest follows it on the
