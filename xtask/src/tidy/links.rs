@@ -1,6 +1,6 @@
 //! Documents name files; the files must be there.
 //!
-//! Looked at are links, `[text](path)`, and paths in backticks that begin with a folder of the root.
+//! Looked at are links, `[text](path)`, and paths in backticks that begin in a folder of the root.
 
 use std::path::Path;
 
