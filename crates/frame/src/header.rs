@@ -498,7 +498,8 @@ mod tests {
 
         #[test]
         fn a_sanitised_header_is_always_acceptable(
-            bytes: [u8; 12], small: bool, len in 0_u32..70_000, hdr_len in 0_u16..200, may in 0_u8..64
+            bytes: [u8; 12], small: bool,
+            len in 0_u32..70_000, hdr_len in 0_u16..200, may in 0_u8..64
         ) {
             let mut header = NetHeader::decode(&bytes);
             if small {

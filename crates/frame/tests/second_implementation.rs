@@ -550,7 +550,8 @@ proptest! {
             prop_assert_eq!(ip.end, segment.len());
             let is_last = index + 1 == count;
             prop_assert!(is_last || ip.payload_len == usize::from(size));
-            if let (Transport::Tcp(tcp), Transport::Tcp(first)) = (ip.transport, original.transport) {
+            let transports = (ip.transport, original.transport);
+            if let (Transport::Tcp(tcp), Transport::Tcp(first)) = transports {
                 prop_assert_eq!(tcp.seq, first.seq.wrapping_add(payload.len() as u32));
                 let mut flags = first.flags;
                 if !is_last {
@@ -577,7 +578,8 @@ proptest! {
     #[test]
     fn cutting_any_bytes_ends_and_stays_within_the_frame(
         plan in plans(many(any::<u8>(), 0..100)), damage in many((0_usize..120, any::<u8>()), 0..3),
-        size: u16, kind in 0_usize..5, start: Option<u16>, offset: Option<u16>, more in 0_usize..70_000
+        size: u16, kind in 0_usize..5, start: Option<u16>, offset: Option<u16>,
+        more in 0_usize..70_000
     ) {
         let plan = Plan { transport: plan.transport % 2, ..plan };
         let (mut frame, mut csum, mut gso) = to_be_cut(&plan, size, true);

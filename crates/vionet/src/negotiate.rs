@@ -2,7 +2,7 @@
 //!
 //! The offer does not depend on what the endpoint of the day can finish by itself: what the guest
 //! leaves open and the endpoint cannot take is finished in software (`pair/lower.rs`), and what the
-//! guest would take unfinished may always come finished. So endpoints can be swapped and NICs moved.
+//! guest would take unfinished may always come finished. So endpoints can be swapped, NICs moved.
 
 use core::fmt;
 

@@ -82,7 +82,7 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: base and length are those of a successful mmap that nobody has unmapped; regions
-        // hold this value in an `Arc`, so no pointer into it is left. Failure would leave it mapped.
+        // hold this value in an `Arc`, so no pointer into it is left. Failure leaves it mapped.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
