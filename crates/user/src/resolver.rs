@@ -426,7 +426,8 @@ mod tests {
     #[test]
     fn servers_are_read_from_resolv_conf() {
         let text = "# comment\nsearch x.org\nnameserver 192.168.1.1\n\
-                    \x20nameserver  fe80::1%eth0 # x\nnameserver 2001:db8::1\nnameserver 8.8.8.8\noptions edns0\n";
+                    \x20nameserver  fe80::1%eth0 # x\nnameserver 2001:db8::1\n\
+                    nameserver 8.8.8.8\noptions edns0\n";
         assert_eq!(parsed(text), ["192.168.1.1:53", "[fe80::1%7]:53", "[2001:db8::1]:53"]);
     }
 
