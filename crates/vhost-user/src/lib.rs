@@ -1,2 +1,31 @@
-//! placeholder
+//! The vhost-user back-end: a front-end's messages become operations on a [`vionet::Device`].
+//!
+//! ```text
+//!   Unix socket --bytes, descriptors--> channel  --Message--> session --Op--> Device
+//!                                       framing               rings' states,
+//!                                                             memory table
+//!   Server: listens, one front-end at a time, watches what workers report, stops when told
+//! ```
+//!
+//! A front-end is trusted with its own memory and with nothing else: a malformed message ends its
+//! connection, and the process goes on listening.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::arithmetic_side_effects,
+        clippy::as_conversions,
+        clippy::disallowed_methods,
+        reason = "tests may stop"
+    )
+)]
+
+mod channel;
+mod event;
+mod memory;
+mod message;
+mod server;
+mod session;
+
+pub use event::{Event, ProtocolError};
+pub use server::{End, ServeError, Server};

@@ -1,0 +1,90 @@
+//! The front-end's memory table: regions mapped here, and the map made of them.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use vionet_raw::host::mmap::{Mapping, identity};
+use vionet_raw::{AddressSpace, GuestAddr, MemoryMap, Region, UserAddr};
+
+use crate::event::ProtocolError;
+use crate::message::RegionSpec;
+
+/// How many memory slots a front-end may fill, as told by GET_MAX_MEM_SLOTS.
+pub(crate) const SLOTS: usize = MemoryMap::REGIONS_MAX;
+
+struct Slot {
+    spec: RegionSpec,
+    /// Device and inode of the file behind it.
+    file: (u64, u64),
+    region: Region,
+}
+
+/// The regions in force.
+#[derive(Default)]
+pub(crate) struct Table {
+    slots: Vec<Slot>,
+}
+
+impl Table {
+    /// Replaces the table. Mappings that stay the same are kept: cheap, and no pause.
+    pub(crate) fn replace(
+        &mut self,
+        specs: &[RegionSpec],
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), ProtocolError> {
+        if specs.len() != fds.len() {
+            return Err(ProtocolError::Fds { wanted: specs.len(), got: fds.len() });
+        }
+        let slots = specs
+            .iter()
+            .zip(&fds)
+            .map(|(spec, fd)| self.map(*spec, fd))
+            .collect::<Result<Vec<_>, _>>()?;
+        check(&slots)?;
+        self.slots = slots;
+        Ok(())
+    }
+
+    pub(crate) fn add(&mut self, spec: RegionSpec, fd: &OwnedFd) -> Result<(), ProtocolError> {
+        if self.slots.len() >= SLOTS {
+            return Err(ProtocolError::TooManyRegions);
+        }
+        let slot = self.map(spec, fd)?;
+        self.slots.push(slot);
+        check(&self.slots).inspect_err(|_| {
+            self.slots.pop();
+        })
+    }
+
+    /// Removes the region that matches in all but its offset (VU-MSG-10).
+    pub(crate) fn remove(&mut self, spec: RegionSpec) -> Result<(), ProtocolError> {
+        let before = self.slots.len();
+        let key = |spec: &RegionSpec| (spec.guest, spec.user, spec.size);
+        self.slots.retain(|slot| key(&slot.spec) != key(&spec));
+        if self.slots.len() == before { Err(ProtocolError::NoSuchRegion) } else { Ok(()) }
+    }
+
+    /// The map of the regions in force.
+    pub(crate) fn space(&self) -> Result<Arc<AddressSpace>, ProtocolError> {
+        let regions = self.slots.iter().map(|slot| slot.region.clone()).collect();
+        let map = MemoryMap::new(regions).map_err(ProtocolError::Memory)?;
+        Ok(Arc::new(AddressSpace::new(Arc::new(map))))
+    }
+
+    fn map(&self, spec: RegionSpec, fd: &OwnedFd) -> Result<Slot, ProtocolError> {
+        let file = identity(fd.as_fd()).map_err(ProtocolError::Map)?;
+        let same = |slot: &&Slot| slot.spec == spec && slot.file == file;
+        if let Some(slot) = self.slots.iter().find(same) {
+            return Ok(Slot { spec, file, region: slot.region.clone() });
+        }
+        let mapping = Mapping::shared(fd.as_fd(), spec.offset, spec.size);
+        let mapping = mapping.map_err(ProtocolError::Map)?;
+        let region = mapping.into_region(GuestAddr(spec.guest), UserAddr(spec.user));
+        Ok(Slot { spec, file, region })
+    }
+}
+
+fn check(slots: &[Slot]) -> Result<(), ProtocolError> {
+    let regions = slots.iter().map(|slot| slot.region.clone()).collect();
+    MemoryMap::new(regions).map(drop).map_err(ProtocolError::Memory)
+}

@@ -1,0 +1,278 @@
+//! Messages: ids, sizes and payloads, decoded from a private copy by total functions.
+
+use std::os::fd::OwnedFd;
+
+/// Bytes of the message header.
+pub(crate) const HEADER_LEN: usize = 12;
+/// The only version of the protocol, in the flags.
+const VERSION: u32 = 1;
+const VERSION_MASK: u32 = 3;
+const FLAG_REPLY: u32 = 4;
+const FLAG_NEED_REPLY: u32 = 8;
+/// The most regions of a memory table.
+pub(crate) const TABLE_MAX: usize = 8;
+/// The most bytes of a config message's data.
+pub(crate) const CONFIG_MAX: usize = 256;
+
+macro_rules! requests {
+    ($($name:ident = $id:literal, $most:expr;)*) => {
+        /// What a front-end asks for.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Request { $($name,)* }
+
+        impl Request {
+            pub(crate) const fn of(id: u32) -> Option<Self> {
+                match id { $($id => Some(Self::$name),)* _ => None }
+            }
+
+            pub(crate) const fn id(self) -> u32 {
+                match self { $(Self::$name => $id,)* }
+            }
+
+            pub(crate) const fn name(self) -> &'static str {
+                match self { $(Self::$name => stringify!($name),)* }
+            }
+
+            /// The most payload bytes it can have.
+            pub(crate) const fn payload_max(self) -> usize {
+                match self { $(Self::$name => $most,)* }
+            }
+        }
+    };
+}
+
+requests! {
+    GetFeatures = 1, 0;
+    SetFeatures = 2, 8;
+    SetOwner = 3, 0;
+    ResetOwner = 4, 0;
+    SetMemTable = 5, 8 + 32 * TABLE_MAX;
+    SetLogBase = 6, 16;
+    SetLogFd = 7, 8;
+    SetVringNum = 8, 8;
+    SetVringAddr = 9, 40;
+    SetVringBase = 10, 8;
+    GetVringBase = 11, 8;
+    SetVringKick = 12, 8;
+    SetVringCall = 13, 8;
+    SetVringErr = 14, 8;
+    GetProtocolFeatures = 15, 0;
+    SetProtocolFeatures = 16, 8;
+    GetQueueNum = 17, 0;
+    SetVringEnable = 18, 8;
+    SendRarp = 19, 8;
+    NetSetMtu = 20, 8;
+    GetConfig = 24, 12 + CONFIG_MAX;
+    SetConfig = 25, 12 + CONFIG_MAX;
+    ResetDevice = 34, 0;
+    GetMaxMemSlots = 36, 0;
+    AddMemReg = 37, 40;
+    RemMemReg = 38, 40;
+    SetStatus = 39, 8;
+    GetStatus = 40, 0;
+}
+
+/// The largest payload of any message; nothing longer is ever read.
+pub(crate) const PAYLOAD_MAX: usize = 1024;
+
+/// A message header, checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) id: u32,
+    pub(crate) need_reply: bool,
+    pub(crate) size: usize,
+}
+
+/// Why a header is not one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BadHeader {
+    Version,
+    Reply,
+    Size,
+}
+
+impl Header {
+    pub(crate) fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, BadHeader> {
+        let [i0, i1, i2, i3, f0, f1, f2, f3, s0, s1, s2, s3] = *bytes;
+        let id = u32::from_ne_bytes([i0, i1, i2, i3]);
+        let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
+        let size = u32::from_ne_bytes([s0, s1, s2, s3]);
+        if flags & VERSION_MASK != VERSION {
+            return Err(BadHeader::Version);
+        }
+        if flags & FLAG_REPLY != 0 {
+            return Err(BadHeader::Reply);
+        }
+        let most = Request::of(id).map_or(PAYLOAD_MAX, Request::payload_max);
+        let size = usize::try_from(size).ok().filter(|size| *size <= most);
+        let size = size.ok_or(BadHeader::Size)?;
+        Ok(Self { id, need_reply: flags & FLAG_NEED_REPLY != 0, size })
+    }
+}
+
+/// A whole message with its descriptors.
+#[derive(Debug)]
+pub(crate) struct Message {
+    pub(crate) header: Header,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) fds: Vec<OwnedFd>,
+}
+
+/// A reply to request `id`: the header has exactly version and reply set (VU-FRM-03).
+pub(crate) fn reply(id: u32, payload: &[u8]) -> Vec<u8> {
+    let size = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+    let words = [id, VERSION | FLAG_REPLY, size];
+    words.into_iter().flat_map(u32::to_ne_bytes).chain(payload.iter().copied()).collect()
+}
+
+/// Reads the fields of a payload one after the other.
+pub(crate) struct Fields<'p>(&'p [u8]);
+
+impl<'p> Fields<'p> {
+    pub(crate) fn of(payload: &'p [u8]) -> Self {
+        Self(payload)
+    }
+
+    fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (chunk, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*chunk)
+    }
+
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.chunk().map(u32::from_ne_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.chunk().map(u64::from_ne_bytes)
+    }
+
+    pub(crate) fn rest(&self) -> &'p [u8] {
+        self.0
+    }
+}
+
+/// A number for one ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RingNumber {
+    pub(crate) index: u32,
+    pub(crate) number: u32,
+}
+
+impl RingNumber {
+    pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
+        let mut fields = Fields::of(payload);
+        let state = Self { index: fields.u32()?, number: fields.u32()? };
+        fields.rest().is_empty().then_some(state)
+    }
+
+    pub(crate) fn encode(self) -> [u8; 8] {
+        let [i0, i1, i2, i3] = self.index.to_ne_bytes();
+        let [n0, n1, n2, n3] = self.number.to_ne_bytes();
+        [i0, i1, i2, i3, n0, n1, n2, n3]
+    }
+}
+
+/// The addresses of one ring, in the front-end's own address space.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RingAddresses {
+    pub(crate) index: u32,
+    pub(crate) descriptors: u64,
+    pub(crate) used: u64,
+    pub(crate) avail: u64,
+}
+
+impl RingAddresses {
+    pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
+        let mut fields = Fields::of(payload);
+        let (index, _flags) = (fields.u32()?, fields.u32()?);
+        let (descriptors, used, avail) = (fields.u64()?, fields.u64()?, fields.u64()?);
+        let _log = fields.u64()?;
+        fields.rest().is_empty().then_some(Self { index, descriptors, used, avail })
+    }
+}
+
+/// One region of guest memory as the front-end describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RegionSpec {
+    pub(crate) guest: u64,
+    pub(crate) size: u64,
+    pub(crate) user: u64,
+    pub(crate) offset: u64,
+}
+
+impl RegionSpec {
+    fn decode(fields: &mut Fields<'_>) -> Option<Self> {
+        let (guest, size) = (fields.u64()?, fields.u64()?);
+        let (user, offset) = (fields.u64()?, fields.u64()?);
+        Some(Self { guest, size, user, offset })
+    }
+
+    /// The single region of ADD_MEM_REG and REM_MEM_REG.
+    pub(crate) fn single(payload: &[u8]) -> Option<Self> {
+        let mut fields = Fields::of(payload);
+        let _padding = fields.u64()?;
+        let region = Self::decode(&mut fields)?;
+        fields.rest().is_empty().then_some(region)
+    }
+
+    /// The regions of SET_MEM_TABLE.
+    pub(crate) fn table(payload: &[u8]) -> Option<Vec<Self>> {
+        let mut fields = Fields::of(payload);
+        let (count, _padding) = (fields.u32()?, fields.u32()?);
+        let count = usize::try_from(count).ok().filter(|count| *count <= TABLE_MAX)?;
+        let regions = (0..count).map(|_| Self::decode(&mut fields)).collect::<Option<_>>()?;
+        fields.rest().is_empty().then_some(regions)
+    }
+}
+
+/// A single 64-bit number.
+pub(crate) fn number(payload: &[u8]) -> Option<u64> {
+    let mut fields = Fields::of(payload);
+    let number = fields.u64()?;
+    fields.rest().is_empty().then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(id: u32, flags: u32, size: u32) -> [u8; HEADER_LEN] {
+        let bytes: Vec<u8> = [id, flags, size].into_iter().flat_map(u32::to_ne_bytes).collect();
+        bytes.try_into().unwrap()
+    }
+
+    #[test]
+    fn a_header_is_read_and_a_bad_one_is_named() {
+        let good = Header::decode(&header(2, 9, 8)).unwrap();
+        assert_eq!(good, Header { id: 2, need_reply: true, size: 8 });
+        assert_eq!(Header::decode(&header(2, 2, 8)), Err(BadHeader::Version));
+        assert_eq!(Header::decode(&header(2, 5, 8)), Err(BadHeader::Reply));
+        assert_eq!(Header::decode(&header(2, 1, 9)), Err(BadHeader::Size));
+        assert_eq!(Header::decode(&header(99, 1, 4096)), Err(BadHeader::Size));
+        assert!(Header::decode(&header(99, 1, 8)).is_ok());
+    }
+
+    #[test]
+    fn a_reply_has_version_and_reply_set_and_nothing_else() {
+        let bytes = reply(1, &7_u64.to_ne_bytes());
+        assert_eq!(bytes[4..8], 5_u32.to_ne_bytes());
+        assert_eq!((bytes.len(), &bytes[12..]), (20, &7_u64.to_ne_bytes()[..]));
+    }
+
+    #[test]
+    fn every_payload_of_another_length_is_refused() {
+        for len in (0..300).filter(|len| *len != 8) {
+            assert!(number(&vec![0; len]).is_none());
+            assert!(RingNumber::decode(&vec![0; len]).is_none());
+        }
+        assert!(RingAddresses::decode(&[0; 39]).is_none());
+        assert!(RingAddresses::decode(&[0; 40]).is_some());
+        assert!(RegionSpec::single(&[0; 41]).is_none());
+        let mut table = vec![0; 8 + 32];
+        table[0] = 1;
+        assert_eq!(RegionSpec::table(&table).unwrap().len(), 1);
+        table[0] = 2;
+        assert!(RegionSpec::table(&table).is_none());
+    }
+}
