@@ -10,5 +10,9 @@
     )
 )]
 
+pub mod cli;
+pub mod demo;
 pub mod doctor;
+pub mod exit;
+pub mod serve;
 pub mod vm;

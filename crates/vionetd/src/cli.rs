@@ -1,0 +1,268 @@
+//! The command line: what can be asked of the program, and its help.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+use vionet_user::policy::Allow;
+
+/// Network devices for virtual machines, over vhost-user, without root.
+#[derive(Debug, Parser)]
+#[command(name = "vionet", version, about, propagate_version = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  vionet demo                                     see it work, in half a minute
+  vionet serve --socket-path vm0.sock             a guest online, nothing else needed
+  vionet serve --socket-path vm0.sock -t 2222:22  and ssh -p 2222 localhost into it
+  vionet serve --socket-path vm0.sock --endpoint tap:tap0
+  vionet doctor                                   what works on this machine
+
+Exit codes: 0 ok, 1 failure while running, 2 usage, 3 bad configuration,
+4 missing privilege or kernel feature, 5 protocol error with --one-off";
+
+/// What the program does.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve one network device over vhost-user
+    Serve(Box<ServeArgs>),
+    /// Show the whole path working, with a built-in guest or a real one
+    Demo(DemoArgs),
+    /// Say what works on this machine, and what to do about the rest
+    Doctor(DoctorArgs),
+}
+
+/// Arguments of `vionet serve`.
+#[derive(Debug, Args)]
+#[command(after_help = SERVE_EXAMPLES)]
+pub struct ServeArgs {
+    /// Listen on this Unix socket
+    #[arg(long, value_name = "PATH", required_unless_present_any = ["fd", "print_capabilities"],
+          conflicts_with = "fd")]
+    pub socket_path: Option<PathBuf>,
+    /// Use this inherited socket, connected or listening
+    #[arg(long, value_name = "N")]
+    pub fd: Option<i32>,
+    /// Print what this back-end program is, as JSON, and exit
+    #[arg(long)]
+    pub print_capabilities: bool,
+    /// The host side: user, tap:NAME, tap-fd:N, null, echo, flood:SIZE
+    #[arg(long, value_name = "ENDPOINT", default_value = "user")]
+    pub endpoint: EndpointSpec,
+    /// The guest's MAC address [default: made from the socket's path]
+    #[arg(long, value_name = "MAC")]
+    pub mac: Option<Mac>,
+    /// The largest IP packet [default: as large as the endpoint carries]
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<u16>,
+    /// End when the first front-end goes away
+    #[arg(long)]
+    pub one_off: bool,
+    /// Publish TCP ports of the guest on the host
+    #[arg(short = 't', long, value_name = "PORTS")]
+    pub tcp_ports: Vec<String>,
+    /// Publish UDP ports of the guest on the host
+    #[arg(short = 'u', long, value_name = "PORTS")]
+    pub udp_ports: Vec<String>,
+    /// Address by which the guest reaches the host's loopback [default: it cannot]
+    #[arg(long, value_name = "ADDR")]
+    pub map_host_loopback: Vec<IpAddr>,
+    /// Let the guest reach this network although it is refused by default
+    #[arg(long, value_name = "NET")]
+    pub allow: Vec<Allow>,
+    /// Ask this DNS server instead of the host's own
+    #[arg(long, value_name = "ADDR[:PORT]", value_parser = dns_server)]
+    pub dns: Vec<SocketAddr>,
+    /// Say more (-v events, -vv every message)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  vionet serve --socket-path vm0.sock
+      user-mode network: DHCP, DNS, IPv4 and IPv6 out, nothing in
+  vionet serve --socket-path vm0.sock -t 2222:22,8080 -u 5353
+      host port 2222 leads to port 22 of the guest, 8080 to 8080
+  vionet serve --socket-path vm0.sock --map-host-loopback 10.0.2.2
+      services on the host's 127.0.0.1 answer at 10.0.2.2
+  vionet serve --socket-path vm0.sock --endpoint tap:tap0
+      a tap made for this user: ip tuntap add dev tap0 mode tap user $USER vnet_hdr
+
+By default the guest reaches neither the host's loopback nor link-local and cloud
+metadata addresses; --map-host-loopback and --allow open them.";
+
+/// Arguments of `vionet demo`.
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Use a real Linux guest in QEMU instead of the built-in one
+    #[arg(long)]
+    pub vm: bool,
+    /// Bytes to download, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 64)]
+    pub size: u32,
+    /// Seconds to measure each direction
+    #[arg(long, value_name = "SECONDS", default_value_t = 2)]
+    pub seconds: u32,
+}
+
+/// Arguments of `vionet doctor`.
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print JSON for machines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A host side as written on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointSpec {
+    /// The built-in user-mode network.
+    User,
+    /// An existing tap.
+    Tap(String),
+    /// An inherited tap descriptor.
+    TapFd(i32),
+    /// Drops and counts.
+    Null,
+    /// Sends back.
+    Echo,
+    /// Generates frames of this length.
+    Flood(usize),
+}
+
+impl FromStr for EndpointSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, rest) = text.split_once(':').unwrap_or((text, ""));
+        let number = || rest.parse().map_err(|_| format!("`{rest}` is no number"));
+        match (kind, rest) {
+            ("user", "") => Ok(Self::User),
+            ("null", "") => Ok(Self::Null),
+            ("echo", "") => Ok(Self::Echo),
+            ("tap", name) if !name.is_empty() => Ok(Self::Tap(name.to_owned())),
+            ("tap-fd", _) => {
+                rest.parse().map(Self::TapFd).map_err(|_| "tap-fd:N wants a number".into())
+            }
+            ("flood", _) => number().map(Self::Flood),
+            _ => Err("take user, tap:NAME, tap-fd:N, null, echo or flood:SIZE".to_owned()),
+        }
+    }
+}
+
+/// A MAC address as written on the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || "take six bytes, for example 52:54:00:12:34:56".to_owned();
+        let mut mac = [0; 6];
+        let mut parts = text.split(':');
+        for byte in &mut mac {
+            let part = parts.next().filter(|part| part.len() == 2).ok_or_else(bad)?;
+            *byte = u8::from_str_radix(part, 16).map_err(|_| bad())?;
+        }
+        let [first, ..] = mac;
+        if parts.next().is_some() {
+            return Err(bad());
+        }
+        if first & 1 == 1 || mac == [0; 6] {
+            return Err("a guest's address is neither zero nor a group address".to_owned());
+        }
+        Ok(Self(mac))
+    }
+}
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+const DNS_PORT: u16 = 53;
+
+fn dns_server(text: &str) -> Result<SocketAddr, String> {
+    let bad = |_| "take an address, for example 9.9.9.9 or [2620:fe::fe]:53".to_owned();
+    match text.parse::<IpAddr>() {
+        Ok(ip) => Ok(SocketAddr::new(ip, DNS_PORT)),
+        Err(_) => text.parse().map_err(bad),
+    }
+}
+
+/// The arguments with `serve` put in where a management program left it out: vhost-user back-ends
+/// are started as `PROGRAM --socket-path=PATH`, `PROGRAM --fd=N` or `PROGRAM --print-capabilities`.
+pub fn with_command(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut all: Vec<OsString> = arguments.into_iter().collect();
+    let first = all.get(1).map(|first| first.to_string_lossy().into_owned()).unwrap_or_default();
+    let bare = ["--socket-path", "--fd", "--print-capabilities"];
+    if bare.iter().any(|option| first.split('=').next() == Some(option)) {
+        all.insert(1, "serve".into());
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(words: &[&str]) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(with_command(words.iter().map(OsString::from)))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_management_program_may_leave_out_the_command() {
+        for word in ["--socket-path=x.sock", "--fd=3", "--print-capabilities"] {
+            assert!(matches!(parse(&["vionet", word]).unwrap().command, Command::Serve(_)));
+        }
+    }
+
+    #[test]
+    fn socket_and_descriptor_exclude_each_other_and_one_is_needed() {
+        assert!(parse(&["vionet", "serve", "--socket-path", "x", "--fd", "3"]).is_err());
+        assert!(parse(&["vionet", "serve"]).is_err());
+    }
+
+    #[test]
+    fn endpoints_are_read_and_nonsense_is_refused() {
+        assert_eq!("tap:tap0".parse(), Ok(EndpointSpec::Tap("tap0".into())));
+        assert_eq!("tap-fd:7".parse(), Ok(EndpointSpec::TapFd(7)));
+        assert_eq!("flood:64".parse(), Ok(EndpointSpec::Flood(64)));
+        for bad in ["", "tap", "tap:", "tap-fd:x", "flood:", "user:1", "passt"] {
+            assert!(bad.parse::<EndpointSpec>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_and_nonsense_is_refused() {
+        assert_eq!("52:54:00:12:34:56".parse(), Ok(Mac([0x52, 0x54, 0, 0x12, 0x34, 0x56])));
+        for bad in
+            ["", "52:54:00:12:34", "52:54:00:12:34:56:78", "53:54:00:12:34:56", "0:0:0:0:0:0"]
+        {
+            assert!(bad.parse::<Mac>().is_err(), "{bad}");
+        }
+        assert_eq!(dns_server("9.9.9.9"), Ok("9.9.9.9:53".parse().unwrap()));
+        assert_eq!(dns_server("[::1]:5353"), Ok("[::1]:5353".parse().unwrap()));
+        assert!(dns_server("example.org").is_err());
+    }
+}

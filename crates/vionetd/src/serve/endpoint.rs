@@ -1,0 +1,79 @@
+//! From the command line to the host side it names.
+
+use std::net::IpAddr;
+
+use vionet::Endpoint;
+use vionet_endpoint::{Echo, Flood, Null, Tap};
+use vionet_raw::host::fd;
+use vionet_user::config::UserConfig;
+use vionet_user::policy::Protocol;
+use vionet_user::ports::parse_ports;
+
+use crate::cli::{EndpointSpec, ServeArgs};
+use crate::exit::{Code, Stop};
+
+/// The endpoint that was asked for, opened as far as it can be before a guest is there.
+pub(super) fn make(args: &ServeArgs) -> Result<Box<dyn Endpoint>, Stop> {
+    if args.endpoint != EndpointSpec::User {
+        refuse_user_options(args)?;
+    }
+    Ok(match &args.endpoint {
+        EndpointSpec::User => {
+            let _c = user_config(args)?;
+            return Err(Stop::new(Code::Failure, "not yet"));
+        }
+        EndpointSpec::Tap(name) => Box::new(Tap::open(name)?),
+        EndpointSpec::TapFd(number) => {
+            let tap = fd::adopt(*number).map_err(|cause| {
+                Stop::new(Code::Config, format!("tap-fd:{number}: {cause}; pass an open tap"))
+            })?;
+            Box::new(Tap::adopt(tap, *number)?)
+        }
+        EndpointSpec::Null => Box::new(Null),
+        EndpointSpec::Echo => Box::new(Echo),
+        EndpointSpec::Flood(len) => Box::new(Flood::new(*len).ok_or_else(|| {
+            Stop::new(Code::Usage, format!("flood:{len}: a frame has 14 to 65553 bytes"))
+        })?),
+    })
+}
+
+/// Options of the user-mode network mean nothing elsewhere; say so instead of ignoring them.
+fn refuse_user_options(args: &ServeArgs) -> Result<(), Stop> {
+    let given = [
+        ("-t", !args.tcp_ports.is_empty()),
+        ("-u", !args.udp_ports.is_empty()),
+        ("--map-host-loopback", !args.map_host_loopback.is_empty()),
+        ("--allow", !args.allow.is_empty()),
+        ("--dns", !args.dns.is_empty()),
+    ];
+    match given.iter().find(|(_, given)| *given) {
+        Some((option, _)) => Err(Stop::new(
+            Code::Usage,
+            format!("{option} belongs to --endpoint user; leave it out with another endpoint"),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn user_config(args: &ServeArgs) -> Result<UserConfig, Stop> {
+    let mut config = UserConfig { dns_servers: args.dns.clone(), ..UserConfig::default() };
+    config.allow.clone_from(&args.allow);
+    if let Some(mtu) = args.mtu {
+        config.mtu = mtu;
+    }
+    for address in &args.map_host_loopback {
+        match address {
+            IpAddr::V4(v4) => config.map_host_loopback.v4 = Some(*v4),
+            IpAddr::V6(v6) => config.map_host_loopback.v6 = Some(*v6),
+        }
+    }
+    let specs = [(&args.tcp_ports, Protocol::Tcp), (&args.udp_ports, Protocol::Udp)];
+    for (specs, protocol) in specs {
+        for spec in specs {
+            let ports = parse_ports(spec, protocol);
+            config.publish.extend(ports.map_err(|cause| Stop::new(Code::Usage, cause))?);
+        }
+    }
+    config.check().map_err(|cause| Stop::new(Code::Config, cause))?;
+    Ok(config)
+}
