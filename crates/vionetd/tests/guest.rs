@@ -301,6 +301,7 @@ fn everything(visit: &mut Visit<'_>, place: &Place) {
     for peer in visit.expected.peers.iter().take(2) {
         visit.frames(*peer);
     }
+    visit.link();
     visit.reload(&lease, 10);
     visit.no_complaints();
 }

@@ -260,6 +260,18 @@ impl Visit<'_> {
         }
     }
 
+    /// A link that goes down makes the front-end stop the rings; when it is up they go on.
+    pub fn link(&mut self) {
+        report("link down, link up", || {
+            for up in [false, true] {
+                self.guest.qmp().and_then(|mut qmp| qmp.link(up)).expect("set the link");
+                self.must(&format!("traffic carrier {}", u8::from(up)), SHORT);
+            }
+            self.must(&format!("ping -c 3 -i 0.2 -W 3 -q {}", self.expected.router), SHORT);
+            ((), "seen by the guest, and a ping after".to_owned())
+        });
+    }
+
     pub fn reload(&mut self, lease: &str, times: u32) {
         report(&format!("rmmod, modprobe {times} times"), || {
             let command = format!("traffic reload {times} {lease} {}", self.expected.router);

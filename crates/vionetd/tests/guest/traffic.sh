@@ -28,6 +28,17 @@ udp() {
   tftp -p -b "$4" -l /tmp/udp -r "$3" "$1" "$2"
 }
 
+# carrier 0|1: waits until the NIC says so
+carrier() {
+  nic=$(net nic) || return 1
+  tries=0
+  until [ "$(cat "/sys/class/net/$nic/carrier")" = "$1" ]; do
+    [ $tries -lt 100 ] || return 1
+    usleep 50000
+    tries=$((tries + 1))
+  done
+}
+
 # listen PORT: takes one connection, in the background
 listen() {
   rm -f /tmp/in
