@@ -114,6 +114,12 @@ pub(crate) struct Draft {
     bytes: u32,
 }
 
+impl Draft {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+}
+
 /// Why a buffer was not added to a chain.
 pub(crate) enum Refused {
     /// The store is full; the chain is tried again with an empty one.

@@ -58,9 +58,12 @@ faults! {
     BufferUnmapped = "buffer-unmapped": "a buffer outside of guest memory",
     /// A buffer of 0 bytes.
     BufferEmpty = "buffer-empty": "a buffer of 0 bytes",
-    /// SPL-05: a buffer the device may not use in this direction; on a receive queue one that is
-    /// readable, on a transmit queue one that is writable.
-    WrongDirection = "wrong-direction": "a buffer of the wrong direction",
+    /// SPL-05: a readable buffer behind a writable one.
+    ReadableAfterWritable = "readable-after-writable": "a readable buffer behind a writable one",
+    /// SPL-05: a buffer for the device to read on a receive queue (§5.1.6.3).
+    ReadableInReceive = "readable-in-receive": "a readable buffer on a receive queue",
+    /// SPL-05: a buffer for the device to write on a transmit queue (§5.1.6.2).
+    WritableInTransmit = "writable-in-transmit": "a writable buffer on a transmit queue",
 }
 
 impl core::error::Error for Fault {}

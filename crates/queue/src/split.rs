@@ -299,7 +299,7 @@ fn add<D: Direction>(
     draft: &mut Draft,
 ) -> Result<Walk, Fault> {
     if (descriptor.flags & DESC_F_WRITE != 0) != D::WRITABLE {
-        return Err(Fault::WrongDirection);
+        return Err(wrong_direction::<D>(draft));
     }
     if descriptor.len == 0 {
         return Err(Fault::BufferEmpty);
@@ -309,5 +309,17 @@ fn add<D: Direction>(
         Err(Refused::Full) => Ok(Walk::NoRoom),
         Err(Refused::Unmapped) => Err(Fault::BufferUnmapped),
         Err(Refused::TooManyBytes) => Err(Fault::TooManyBytes),
+    }
+}
+
+/// A buffer that the other side of its queue would use: which rule is it that it breaks?
+#[cold]
+fn wrong_direction<D: Direction>(draft: &Draft) -> Fault {
+    if !D::WRITABLE {
+        Fault::WritableInTransmit
+    } else if draft.is_empty() {
+        Fault::ReadableInReceive
+    } else {
+        Fault::ReadableAfterWritable
     }
 }

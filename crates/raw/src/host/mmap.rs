@@ -67,6 +67,49 @@ impl Mapping {
         Ok(Self { base, len: len_all, lead, wanted })
     }
 
+    /// `len` zero bytes of anonymous memory, between two pages that fault on any access: for
+    /// tests, which so see a stray access at once. `len` is a whole number of pages.
+    ///
+    /// # Errors
+    /// When `len` is 0 or no whole number of pages, or the kernel refuses.
+    pub fn guarded(len: usize) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+        // SAFETY: sysconf reads a constant of the system.
+        let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) });
+        let page = page.map_err(|_| invalid())?;
+        if len == 0 || !len.is_multiple_of(page) {
+            return Err(invalid());
+        }
+        let guards = page.checked_mul(2).ok_or_else(invalid)?;
+        let len_all = len.checked_add(guards).ok_or_else(invalid)?;
+        // SAFETY: a null hint lets the kernel choose a free place, so nothing mapped before is
+        // replaced.
+        let base = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                len_all,
+                libc::PROT_NONE,
+                libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let base = NonNull::new(base.cast::<u8>()).ok_or_else(invalid)?;
+        let mapping = Self { base, len: len_all, lead: page, wanted: len };
+        // SAFETY: one page into a mapping that is two pages longer than `len`.
+        let inner = unsafe { base.add(page) };
+        // SAFETY: `inner` and the `len` bytes behind it are part of the mapping just made, into
+        // which nobody has a pointer yet.
+        let result = unsafe {
+            libc::mprotect(inner.as_ptr().cast(), len, libc::PROT_READ | libc::PROT_WRITE)
+        };
+        check(result.into())?;
+        Ok(mapping)
+    }
+
     /// The mapped part as a region of guest memory that keeps the mapping.
     #[must_use]
     pub fn into_region(self, guest: GuestAddr, user: UserAddr) -> Region {
@@ -171,6 +214,18 @@ mod tests {
         assert!(Mapping::shared(file.as_fd(), 4096, 1).is_err());
         assert!(Mapping::shared(file.as_fd(), u64::MAX, 1).is_err());
         assert!(Mapping::shared(file.as_fd(), 0, 0).is_err());
+    }
+
+    #[test]
+    fn guarded_memory_is_whole_pages_of_zeros() {
+        assert!(Mapping::guarded(0).is_err());
+        assert!(Mapping::guarded(100).is_err());
+        assert!(Mapping::guarded(usize::MAX & !0xffff).is_err());
+        let region = Mapping::guarded(8192).unwrap().into_region(GuestAddr(0), UserAddr(0));
+        let space = AddressSpace::new(Arc::new(MemoryMap::new(vec![region]).unwrap()));
+        let mut bytes = [1; 8192];
+        assert!(space.read(GuestAddr(0), &mut bytes));
+        assert_eq!(bytes, [0; 8192]);
     }
 
     #[test]
