@@ -25,6 +25,15 @@ impl Judged {
     }
 }
 
+/// A chain that breaks a rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// The rule.
+    pub fault: Fault,
+    /// Good buffers before it.
+    pub buffers: usize,
+}
+
 struct Entry {
     addr: u64,
     len: u32,
@@ -55,13 +64,28 @@ pub fn judge(
     indirect: bool,
     writable: bool,
     position: u16,
-) -> Result<Judged, Fault> {
+) -> Result<Judged, Broken> {
+    let mut chain = Judged { head: 0, buffers: Vec::new() };
+    match walk(ram, setup, indirect, writable, position, &mut chain) {
+        Ok(()) => Ok(chain),
+        Err(fault) => Err(Broken { fault, buffers: chain.buffers.len() }),
+    }
+}
+
+fn walk(
+    ram: &GuestRam,
+    setup: &QueueSetup,
+    indirect: bool,
+    writable: bool,
+    position: u16,
+    chain: &mut Judged,
+) -> Result<(), Fault> {
     let slot = u64::from(position % setup.size);
     let head = ram.read_u16(setup.driver.0 + 4 + 2 * slot);
     if head >= setup.size {
         return Err(Fault::HeadOutOfRange);
     }
-    let mut chain = Judged { head, buffers: Vec::new() };
+    chain.head = head;
     let (mut table, mut entries, mut inside) = (setup.descriptors.0, u32::from(setup.size), false);
     let (mut index, mut seen) = (head, 0);
     loop {
@@ -107,7 +131,7 @@ pub fn judge(
         }
         chain.buffers.push(buffer);
         if entry.flags & DESC_F_NEXT == 0 {
-            return Ok(chain);
+            return Ok(());
         }
         seen += 1;
         index = entry.next;

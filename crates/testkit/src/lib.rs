@@ -30,7 +30,7 @@ mod random;
 mod split;
 
 pub use drive::drive;
-pub use judge::{Judged, judge};
+pub use judge::{Broken, Judged, judge};
 pub use probe::{Probe, Reach};
 pub use ram::GuestRam;
 pub use random::Random;

@@ -7,7 +7,7 @@ use vionet_queue::{
     QueueSetup, ROWS_MAX, RingFeatures, Row, SPANS_MAX,
 };
 
-use crate::{GuestRam, Judged, judge};
+use crate::{Broken, GuestRam, Judged, judge};
 
 /// What a probe has to know of the spans of either direction.
 pub trait Reach: Direction + Sized {
@@ -115,7 +115,7 @@ impl<D: Reach> Probe<D> {
         self.ram.read_u16(self.setup.driver.0 + 2)
     }
 
-    fn judge(&self, position: u16) -> Result<Judged, Fault> {
+    fn judge(&self, position: u16) -> Result<Judged, Broken> {
         judge(&self.ram, &self.setup, self.features.indirect, D::WRITABLE, position)
     }
 
@@ -169,30 +169,29 @@ impl<D: Reach> Probe<D> {
 
     /// The ring is empty there, or the batch is full.
     fn may_stop_at(&self, position: u16) -> bool {
-        let full = self.batch.len() == ROWS_MAX;
-        full || self.seen.contains(&position)
-            || self.judge(position).is_ok_and(|chain| {
-                let spans = |chain: &Judged| 2 + 2 * chain.buffers.len();
-                spans(&chain) + self.held.iter().map(spans).sum::<usize>() > SPANS_MAX
-            })
+        let held = self.held.iter().map(|chain| spans(chain.buffers.len())).sum::<usize>();
+        let full = || match self.judge(position) {
+            Ok(chain) => held + spans(chain.buffers.len()) > SPANS_MAX,
+            Err(broken) => held + spans(broken.buffers) > SPANS_MAX,
+        };
+        self.batch.len() == ROWS_MAX || self.seen.contains(&position) || full()
     }
 
     fn check_fault(&self, fault: Fault, at: u16) {
         assert_eq!(self.queue.fault(), Some(fault));
-        match self.judge(at) {
+        let jumped = |idx: &u16| {
+            usize::from(idx.wrapping_sub(at)) + self.held.len() > usize::from(self.setup.size)
+        };
+        let found = match self.judge(at) {
             _ if fault == Fault::IndexJump => {
-                let jumped = |idx: &u16| {
-                    usize::from(idx.wrapping_sub(at)) + self.held.len()
-                        > usize::from(self.setup.size)
-                };
-                assert!(self.seen.iter().any(jumped), "no jump at {at}");
+                return assert!(self.seen.iter().any(jumped), "no jump at {at}");
             }
-            Err(judged) => assert_eq!(judged, fault),
-            Ok(chain) => {
-                let most = 2 + 2 * chain.buffers.len();
-                assert!(fault == Fault::ChainTooLong && most > SPANS_MAX, "{fault} for {chain:?}");
-            }
-        }
+            Ok(chain) => chain.buffers.len(),
+            Err(broken) if broken.fault == fault => return,
+            Err(broken) => broken.buffers,
+        };
+        // A chain that would not even fit into an empty batch.
+        assert!(fault == Fault::ChainTooLong && spans(found) > SPANS_MAX, "{fault}");
     }
 
     /// Gives back up to `count` chains as completely written (0 in transmit); checks the entries.
@@ -280,4 +279,9 @@ impl<D: Reach> Probe<D> {
         assert_eq!(self.queue.stop().expect("nothing is owed"), cursor);
         cursor
     }
+}
+
+/// The most spans that so many buffers can have: one more for the lead, two where regions touch.
+const fn spans(buffers: usize) -> usize {
+    2 + 2 * buffers
 }
