@@ -96,12 +96,18 @@ impl Row {
 
 /// Chains that were taken and are owed back, oldest first.
 ///
+/// ```text
+///   rows   [gone][gone][ 0 ][ 1 ][ 2 ] . . .      spans likewise; put() moves `first` only, and
+///                first--^         end--^          what is left moves to the front for want of room
+/// ```
+///
 /// The first `lead` bytes of each chain have spans of their own, whatever the driver's arrangement
 /// of descriptors (NET-TX-23): a header can be copied without looking for it.
 pub struct Batch<D: Direction> {
     store: SpanStore<SPANS_MAX>,
     rows: Box<[Row; ROWS_MAX]>,
-    len: usize,
+    first: usize,
+    end: usize,
     lead: u32,
     direction: PhantomData<D>,
 }
@@ -133,42 +139,45 @@ impl<D: Direction> Batch<D> {
     #[must_use]
     pub fn new(space: Arc<AddressSpace>, lead: u32) -> Self {
         let rows = Box::new([Row::default(); ROWS_MAX]);
-        Self { store: SpanStore::new(space), rows, len: 0, lead, direction: PhantomData }
+        let store = SpanStore::new(space);
+        Self { store, rows, first: 0, end: 0, lead, direction: PhantomData }
     }
 
     /// How many chains the batch holds.
     #[inline]
     #[must_use]
     pub fn len(&self) -> usize {
-        self.len
+        self.end.wrapping_sub(self.first)
     }
 
     /// Whether the batch holds no chain.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.end == self.first
     }
 
-    /// The chain at `index`, oldest first.
+    /// The chain at `index`, oldest first. It is good until the batch is taken into or put from.
     #[inline]
     #[must_use]
     pub fn row(&self, index: usize) -> Option<Row> {
-        if index < self.len { self.rows.get(index).copied() } else { None }
+        self.live().get(index).copied()
+    }
+
+    #[inline]
+    fn live(&self) -> &[Row] {
+        self.rows.get(self.first..self.end).unwrap_or(&[])
     }
 
     #[inline]
     pub(crate) fn rows(&self, count: usize) -> &[Row] {
-        self.rows.get(..count.min(self.len)).unwrap_or(&[])
+        self.live().get(..count).unwrap_or(self.live())
     }
 
+    /// Makes sure that there is a row for one more chain.
     #[inline]
-    pub(crate) fn is_full(&self) -> bool {
-        self.len >= ROWS_MAX
-    }
-
-    pub(crate) fn space(&self) -> &Arc<AddressSpace> {
-        self.store.space()
+    pub(crate) fn has_free_row(&mut self) -> bool {
+        self.end < ROWS_MAX || self.compact()
     }
 
     #[inline]
@@ -217,9 +226,9 @@ impl<D: Direction> Batch<D> {
             lead_bytes: self.lead,
             written: 0,
         };
-        if let Some(slot) = self.rows.get_mut(self.len) {
+        if let Some(slot) = self.rows.get_mut(self.end) {
             *slot = row;
-            self.len = self.len.wrapping_add(1);
+            self.end = self.end.wrapping_add(1);
         }
     }
 
@@ -229,31 +238,33 @@ impl<D: Direction> Batch<D> {
         self.store.truncate(draft.start);
     }
 
-    /// Whether there is nothing but the draft, so that a full store means it never fits.
-    pub(crate) fn is_alone(&self, draft: &Draft) -> bool {
-        draft.start == 0
+    /// Takes out the first `count` rows and their spans.
+    #[inline]
+    pub(crate) fn drop_front(&mut self, count: usize) {
+        self.first = self.first.saturating_add(count).min(self.end);
+        if self.is_empty() {
+            self.clear();
+        }
     }
 
-    /// Takes out the first `count` rows and their spans.
-    pub(crate) fn drop_front(&mut self, count: usize) {
-        if count >= self.len {
-            return self.clear();
+    /// Moves what is left to the front; false when it is there already.
+    #[cold]
+    pub(crate) fn compact(&mut self) -> bool {
+        let Some(oldest) = self.row(0).filter(|_| self.first > 0) else { return false };
+        let cut = oldest.start;
+        self.store.drop_front(usize::from(cut));
+        let rows = self.rows.get_mut(..self.end).unwrap_or(&mut []);
+        rows.copy_within(self.first.min(rows.len()).., 0);
+        (self.first, self.end) = (0, self.len());
+        for row in self.rows.iter_mut().take(self.end) {
+            row.start = row.start.wrapping_sub(cut);
         }
-        let cut = self.rows(count).last().map_or(0, Row::end);
-        self.store.drop_front(cut);
-        if let Some(held) = self.rows.get_mut(..self.len) {
-            held.copy_within(count.min(held.len()).., 0);
-        }
-        self.len = self.len.saturating_sub(count);
-        let cut = u16::try_from(cut).unwrap_or(u16::MAX);
-        for row in self.rows.iter_mut().take(self.len) {
-            row.start = row.start.saturating_sub(cut);
-        }
+        true
     }
 
     #[inline]
     pub(crate) fn clear(&mut self) {
-        self.len = 0;
+        (self.first, self.end) = (0, 0);
         self.store.truncate(0);
     }
 }
@@ -291,17 +302,19 @@ impl Batch<DeviceWrites> {
         self.store.writable(start, last.end().saturating_sub(start))
     }
 
-    /// Says how many bytes were written to the chain at `index`, from its first byte on.
+    /// Says how many bytes were written to the chain at `index`, from its first byte on; no more
+    /// than it has (SPN-09).
     #[inline]
     pub fn set_written(&mut self, index: usize, bytes: u32) {
-        if let Some(row) = self.rows.get_mut(index) {
-            row.written = bytes;
+        let live = self.rows.get_mut(self.first..self.end).unwrap_or(&mut []);
+        if let Some(row) = live.get_mut(index) {
+            row.written = bytes.min(row.bytes);
         }
     }
 }
 
 impl<D: Direction> fmt::Debug for Batch<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} chains over {:?}", self.len, self.store)
+        write!(f, "{} chains over {:?}", self.len(), self.store)
     }
 }

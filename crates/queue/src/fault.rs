@@ -50,9 +50,10 @@ faults! {
     IndirectNested = "indirect-nested": "an indirect descriptor inside an indirect table",
     /// SPL-15: INDIRECT together with NEXT.
     IndirectWithNext = "indirect-with-next": "an indirect descriptor with NEXT set",
-    /// SPL-19: an indirect table of 0 bytes, or of no whole number of descriptors.
+    /// SPL-19, SPL-04: an indirect table of 0 bytes, of no whole number of descriptors, or of more
+    /// than [`CHAIN_MAX`](crate::CHAIN_MAX).
     IndirectLength = "indirect-length": "an indirect table of a bad length",
-    /// An indirect table outside of guest memory.
+    /// An indirect table that is not all in guest memory.
     IndirectUnmapped = "indirect-unmapped": "an indirect table outside of guest memory",
     /// A buffer outside of guest memory.
     BufferUnmapped = "buffer-unmapped": "a buffer outside of guest memory",

@@ -33,6 +33,7 @@ mod kick;
 mod queue;
 mod setup;
 mod split;
+mod table;
 
 pub use chain::{Batch, CHAIN_MAX, DeviceReads, DeviceWrites, Direction, ROWS_MAX, Row, SPANS_MAX};
 pub use fault::Fault;

@@ -12,13 +12,14 @@ use core::sync::atomic::{Ordering, fence};
 use vionet_raw::{AddressSpace, Descriptor, GuestAddr, SharedIndex, SharedRing, UsedElem};
 use vionet_spec::ring::{
     AVAIL_ALIGN, AVAIL_F_NO_INTERRUPT, DESC_ALIGN, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE,
-    DESC_LEN, IDX_OFFSET, RING_OFFSET, SIZE_MAX, USED_ALIGN, USED_ELEM_LEN, USED_F_NO_NOTIFY,
+    IDX_OFFSET, RING_OFFSET, SIZE_MAX, USED_ALIGN, USED_ELEM_LEN, USED_F_NO_NOTIFY,
 };
 
 use crate::chain::{Batch, CHAIN_MAX, Direction, Draft, Refused, Row};
 use crate::fault::Fault;
 use crate::kick::{Armed, Published, is_crossed};
 use crate::setup::{Cursor, QueueSetup, RingFeatures};
+use crate::table::Table;
 
 pub(crate) struct SplitRing {
     size: u16,
@@ -33,6 +34,7 @@ pub(crate) struct SplitRing {
     used_idx: SharedIndex,
     used_ring: SharedRing<UsedElem>,
     avail_event: SharedIndex,
+    table: Table,
     /// Next head to take.
     next_avail: u16,
     /// avail.idx as last seen.
@@ -87,6 +89,7 @@ impl SplitRing {
             used_idx: index(device, IDX_OFFSET)?,
             used_ring: space.ring(at(device, RING_OFFSET)?, size).ok_or(Fault::RingUnmapped)?,
             avail_event: index(device, avail_event)?,
+            table: Table::new(space),
             next_avail: from.avail,
             seen_avail: from.avail,
             next_used: from.used,
@@ -108,18 +111,19 @@ impl SplitRing {
         Cursor { avail: self.next_avail, used: self.next_used }
     }
 
-    /// Chains that wait, looking at avail.idx only when those seen before are gone.
+    /// Chains that wait; looks at avail.idx only when fewer than `wanted` have been seen.
     #[inline]
-    fn waiting(&mut self) -> u16 {
-        if self.seen_avail == self.next_avail {
+    fn waiting(&mut self, wanted: usize) -> usize {
+        let seen = self.seen_avail.wrapping_sub(self.next_avail);
+        if usize::from(seen) < wanted {
             self.seen_avail = self.avail_idx.load_acquire();
         }
-        self.seen_avail.wrapping_sub(self.next_avail)
+        usize::from(self.seen_avail.wrapping_sub(self.next_avail))
     }
 
     #[inline]
     pub(crate) fn has_work(&mut self) -> bool {
-        self.waiting() > 0
+        self.waiting(1) > 0
     }
 
     #[inline]
@@ -129,14 +133,12 @@ impl SplitRing {
         held: usize,
         batch: &mut Batch<D>,
     ) -> Result<(), Fault> {
-        let waiting = usize::from(self.waiting());
+        let waiting = self.waiting(limit);
         if waiting.saturating_add(held) > usize::from(self.size) {
             return Err(Fault::IndexJump);
         }
-        for _ in 0..waiting.min(limit) {
-            if batch.is_full() {
-                break;
-            }
+        let mut left = waiting.min(limit);
+        while left > 0 && batch.has_free_row() {
             let head = self.avail_ring.load(self.next_avail);
             if head >= self.size {
                 return Err(Fault::HeadOutOfRange);
@@ -145,9 +147,14 @@ impl SplitRing {
             match self.walk(head, batch, &mut draft) {
                 Ok(Walk::Done) => batch.close(draft, head),
                 Ok(Walk::NoRoom) => {
-                    let fits_never = batch.is_alone(&draft);
                     batch.give_up(draft);
-                    return if fits_never { Err(Fault::ChainTooLong) } else { Ok(()) };
+                    if batch.is_empty() {
+                        return Err(Fault::ChainTooLong);
+                    }
+                    if batch.compact() {
+                        continue;
+                    }
+                    break;
                 }
                 Err(fault) => {
                     batch.give_up(draft);
@@ -155,22 +162,38 @@ impl SplitRing {
                 }
             }
             self.next_avail = self.next_avail.wrapping_add(1);
+            left = left.wrapping_sub(1);
         }
         Ok(())
     }
 
     #[inline]
     fn walk<D: Direction>(
-        &self,
+        &mut self,
         head: u16,
         batch: &mut Batch<D>,
         draft: &mut Draft,
     ) -> Result<Walk, Fault> {
-        let mut descriptor = self.descriptors.load(head);
+        let descriptor = self.descriptors.load(head);
+        if descriptor.flags & (DESC_F_NEXT | DESC_F_INDIRECT) == 0 {
+            return add(descriptor, batch, draft);
+        }
+        self.walk_on(descriptor, batch, draft)
+    }
+
+    /// A chain of more than one descriptor.
+    #[inline(never)]
+    fn walk_on<D: Direction>(
+        &mut self,
+        first: Descriptor,
+        batch: &mut Batch<D>,
+        draft: &mut Draft,
+    ) -> Result<Walk, Fault> {
+        let mut descriptor = first;
         // A chain visits each descriptor of the table once at most (SPL-10, SPL-14).
-        for _ in 0..self.size.min(CHAIN_MAX) {
+        for seen in 0..self.size.min(CHAIN_MAX) {
             if descriptor.flags & DESC_F_INDIRECT != 0 {
-                return self.walk_table(descriptor, batch, draft);
+                return self.walk_table(descriptor, CHAIN_MAX.wrapping_sub(seen), batch, draft);
             }
             if let Walk::NoRoom = add(descriptor, batch, draft)? {
                 return Ok(Walk::NoRoom);
@@ -186,27 +209,24 @@ impl SplitRing {
         Err(Fault::ChainTooLong)
     }
 
-    /// The table is copied a piece at a time as the chain comes to it, so each of its bytes is
-    /// read once; entries may be in any order.
+    /// The end of a chain, up to `most` buffers: its last descriptor points to a table (SPL-18).
     fn walk_table<D: Direction>(
-        &self,
-        table: Descriptor,
+        &mut self,
+        pointer: Descriptor,
+        most: u16,
         batch: &mut Batch<D>,
         draft: &mut Draft,
     ) -> Result<Walk, Fault> {
         if !self.indirect {
             return Err(Fault::IndirectNotAgreed);
         }
-        if table.flags & DESC_F_NEXT != 0 {
+        if pointer.flags & DESC_F_NEXT != 0 {
             return Err(Fault::IndirectWithNext);
         }
-        let entries = table.len.checked_div(DESC_LEN).unwrap_or(0);
-        if entries == 0 || !table.len.is_multiple_of(DESC_LEN) {
-            return Err(Fault::IndirectLength);
-        }
-        let mut next = 0_u16;
-        for _ in 0..entries.min(u32::from(CHAIN_MAX)) {
-            let descriptor = load_entry(batch.space(), table.addr, next)?;
+        self.table.open(pointer.addr, pointer.len)?;
+        let mut next = 0;
+        for _ in 0..self.table.len().min(usize::from(most)) {
+            let descriptor = self.table.entry(next)?;
             if descriptor.flags & DESC_F_INDIRECT != 0 {
                 return Err(Fault::IndirectNested);
             }
@@ -217,11 +237,9 @@ impl SplitRing {
                 return Ok(Walk::Done);
             }
             next = descriptor.next;
-            if u32::from(next) >= entries {
-                return Err(Fault::NextOutOfRange);
-            }
         }
-        Err(Fault::ChainTooLong)
+        // The entry it goes on to is outside, or one too many.
+        self.table.entry(next).and(Err(Fault::ChainTooLong))
     }
 
     #[inline]
@@ -278,17 +296,6 @@ impl SplitRing {
             self.quiet = true;
         }
     }
-}
-
-/// One entry of an indirect table, which may lie at any address.
-fn load_entry(space: &AddressSpace, table: u64, index: u16) -> Result<Descriptor, Fault> {
-    let offset = u64::from(index).saturating_mul(u64::from(DESC_LEN));
-    let at = table.checked_add(offset).ok_or(Fault::IndirectUnmapped)?;
-    let mut bytes = [0; 16];
-    if !space.read(GuestAddr(at), &mut bytes) {
-        return Err(Fault::IndirectUnmapped);
-    }
-    Ok(Descriptor::from_bytes(&bytes))
 }
 
 /// Adds one buffer to the chain in the making.

@@ -104,8 +104,12 @@ fn walk(
             if entry.flags & DESC_F_NEXT != 0 {
                 return Err(Fault::IndirectWithNext);
             }
-            if entry.len == 0 || entry.len % 16 != 0 {
+            let most = 16 * u32::from(CHAIN_MAX);
+            if entry.len == 0 || entry.len % 16 != 0 || entry.len > most {
                 return Err(Fault::IndirectLength);
+            }
+            if !ram.holds(entry.addr, entry.len) {
+                return Err(Fault::IndirectUnmapped);
             }
             (table, entries, inside) = (entry.addr, entry.len / 16, true);
             (index, seen) = (0, 0);

@@ -1,4 +1,7 @@
 //! Two threads on one ring, each asleep as often as it may be: whoever has work is woken.
+//!
+//! This holds the protocol against real scheduling; that the fences are where they must be it can
+//! only make likely.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::as_conversions,

@@ -1,0 +1,88 @@
+//! An indirect table, copied before it is believed.
+//!
+//! ```text
+//!   guest      [0][1][2] ......... [15][16] ...... [count-1]     may lie at any address
+//!   private    [0][1][2] ......... [15] .                        a piece at a time, front to back
+//!                                      '-- copied
+//! ```
+//!
+//! A chain may visit the entries in any order, and a loop comes by twice. Since an entry is read
+//! from the private copy only, each byte of guest memory is fetched once at most.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use vionet_raw::{AddressSpace, Descriptor, GuestAddr, Pushed, SpanStore, copy_out};
+use vionet_spec::ring::DESC_LEN;
+
+use crate::chain::CHAIN_MAX;
+use crate::fault::Fault;
+
+const ENTRIES_MAX: usize = 1024;
+const _: () = assert!(CHAIN_MAX == 1024, "a chain may use all of a table");
+/// Entries copied at once: most tables whole, and no more than four cache lines too many.
+const PIECE: usize = 16;
+/// A table may cross from region to region this often.
+const SPANS_MAX: usize = 8;
+
+/// The room for one table after another, allocated once.
+pub(crate) struct Table {
+    entries: Box<[[u8; 16]; ENTRIES_MAX]>,
+    spans: SpanStore<SPANS_MAX>,
+    count: usize,
+    copied: usize,
+}
+
+impl Table {
+    pub(crate) fn new(space: &Arc<AddressSpace>) -> Self {
+        let entries = Box::new([[0; 16]; ENTRIES_MAX]);
+        Self { entries, spans: SpanStore::new(Arc::clone(space)), count: 0, copied: 0 }
+    }
+
+    /// Goes on to the table of `len` bytes at `at`, all of which must be mapped.
+    #[inline]
+    pub(crate) fn open(&mut self, at: u64, len: u32) -> Result<(), Fault> {
+        let count = usize::try_from(len.checked_div(DESC_LEN).unwrap_or(0)).unwrap_or(usize::MAX);
+        if count == 0 || count > ENTRIES_MAX || !len.is_multiple_of(DESC_LEN) {
+            return Err(Fault::IndirectLength);
+        }
+        self.spans.truncate(0);
+        let Pushed::Added(_) = self.spans.push(GuestAddr(at), len) else {
+            return Err(Fault::IndirectUnmapped);
+        };
+        (self.count, self.copied) = (count, 0);
+        Ok(())
+    }
+
+    /// How many entries the table has.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The entry at `index`.
+    #[inline]
+    pub(crate) fn entry(&mut self, index: u16) -> Result<Descriptor, Fault> {
+        let index = usize::from(index);
+        if index >= self.count {
+            return Err(Fault::NextOutOfRange);
+        }
+        if index >= self.copied {
+            self.copy_until(index);
+        }
+        self.entries.get(index).map(Descriptor::from_bytes).ok_or(Fault::NextOutOfRange)
+    }
+
+    /// Copies what is missing up to `index`, and the rest of a piece.
+    fn copy_until(&mut self, index: usize) {
+        let end = index.saturating_add(PIECE).min(self.count);
+        let missing = self.entries.get_mut(self.copied..end).unwrap_or(&mut []);
+        let spans = self.spans.readable(0, self.spans.len());
+        copy_out(
+            spans,
+            self.copied.saturating_mul(size_of::<[u8; 16]>()),
+            missing.as_flattened_mut(),
+        );
+        self.copied = end;
+    }
+}
