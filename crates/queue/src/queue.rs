@@ -125,10 +125,13 @@ impl Queue {
     /// Ends the queue's life; its position remains.
     ///
     /// # Errors
-    /// When chains are still owed.
+    /// When chains are still owed: taken and not given back, or put and not published.
     pub fn stop(self) -> Result<Cursor, Box<Unfinished>> {
-        if self.held > 0 {
-            let held = self.held;
+        let unpublished = match &self.ring {
+            Ring::Split(ring) => ring.unpublished(),
+        };
+        let held = self.held.saturating_add(unpublished);
+        if held > 0 {
             return Err(Box::new(Unfinished { queue: self, held }));
         }
         Ok(self.cursor())
@@ -142,7 +145,7 @@ impl Queue {
         }
     }
 
-    /// The queue's position.
+    /// The queue's position: the next chain to take, and what the driver has seen used.
     #[must_use]
     pub fn cursor(&self) -> Cursor {
         match &self.ring {

@@ -108,7 +108,12 @@ impl SplitRing {
     }
 
     pub(crate) fn cursor(&self) -> Cursor {
-        Cursor { avail: self.next_avail, used: self.next_used }
+        Cursor { avail: self.next_avail, used: self.published }
+    }
+
+    /// Used entries that the driver does not see yet.
+    pub(crate) fn unpublished(&self) -> usize {
+        usize::from(self.next_used.wrapping_sub(self.published))
     }
 
     /// Chains that wait; looks at avail.idx only when fewer than `wanted` have been seen.
