@@ -15,7 +15,12 @@
 
 pub mod addr;
 pub mod config;
+mod endpoint;
+mod flow;
+mod host;
 pub mod policy;
 pub mod ports;
 pub mod resolver;
 pub mod services;
+
+pub use endpoint::UserNet;

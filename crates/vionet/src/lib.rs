@@ -21,6 +21,7 @@
 //! [`QueuePair::service`] from there.
 #![cfg_attr(not(any(feature = "std", test)), no_std)]
 #![forbid(unsafe_code)]
+#![deny(clippy::wildcard_enum_match_arm)]
 #![cfg_attr(
     test,
     allow(clippy::arithmetic_side_effects, clippy::as_conversions, reason = "tests may stop")

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use vionet::Endpoint;
 use vionet_endpoint::{Echo, Flood, Null, Tap};
 use vionet_raw::host::fd;
+use vionet_user::UserNet;
 use vionet_user::config::UserConfig;
 use vionet_user::policy::Protocol;
 use vionet_user::ports::parse_ports;
@@ -18,10 +19,7 @@ pub(super) fn make(args: &ServeArgs) -> Result<Box<dyn Endpoint>, Stop> {
         refuse_user_options(args)?;
     }
     Ok(match &args.endpoint {
-        EndpointSpec::User => {
-            let _c = user_config(args)?;
-            return Err(Stop::new(Code::Failure, "not yet"));
-        }
+        EndpointSpec::User => Box::new(UserNet::new(user_config(args)?)?),
         EndpointSpec::Tap(name) => Box::new(Tap::open(name)?),
         EndpointSpec::TapFd(number) => {
             let tap = fd::adopt(*number).map_err(|cause| {
