@@ -48,8 +48,8 @@ const PING_IDLE: Duration = Duration::from_secs(30);
 const SWEEP: Duration = Duration::from_secs(1);
 /// Datagrams of one flow in one turn.
 const DATAGRAMS: usize = 32;
-/// Room without which no datagram is taken from its socket.
-const DATAGRAM_ROOM: u32 = 2048;
+/// Room without which no datagram is taken from its socket: a frame of the usual size.
+const DATAGRAM_ROOM: u32 = 1514;
 /// Connections taken from one listener in one turn.
 const CALLS: usize = 16;
 /// Events of one look at the sockets.
@@ -604,7 +604,7 @@ impl Engine {
         for _ in 0..DATAGRAMS {
             let Some(flow) = self.udp.get_mut(index) else { return true };
             let Via::Own(socket) = &flow.via else { return true };
-            if port.room() < DATAGRAM_ROOM {
+            if !port.has_room(DATAGRAM_ROOM) {
                 return false;
             }
             let body = self.scratch.get_mut(HEADERS_MAX..).unwrap_or(&mut []);
@@ -669,7 +669,7 @@ impl Engine {
     fn turn_ping(&mut self, index: u32, port: &mut dyn Port) -> bool {
         for _ in 0..DATAGRAMS {
             let Some(flow) = self.ping.get_mut(index) else { return true };
-            if port.room() < DATAGRAM_ROOM {
+            if !port.has_room(DATAGRAM_ROOM) {
                 return false;
             }
             let body = self.scratch.get_mut(HEADERS_MAX..).unwrap_or(&mut []);
@@ -761,7 +761,7 @@ impl Engine {
         let listeners = Arc::clone(&self.listeners);
         let Some(listener) = listeners.get(index) else { return };
         for _ in 0..DATAGRAMS {
-            if port.room() < DATAGRAM_ROOM {
+            if !port.has_room(DATAGRAM_ROOM) {
                 return;
             }
             let body = self.scratch.get_mut(HEADERS_MAX..).unwrap_or(&mut []);

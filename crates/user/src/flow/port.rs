@@ -16,6 +16,8 @@ pub(crate) trait Port {
     fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused>;
     /// The longest frame that fits now.
     fn room(&mut self) -> u32;
+    /// Whether to fetch a frame of up to `len` bytes now; if not, we are called when it is time.
+    fn has_room(&mut self, len: u32) -> bool;
     /// Counts a frame that never became one.
     fn dropped(&mut self, reason: DropReason);
 }
@@ -35,6 +37,10 @@ impl Port for RxSink<'_> {
 
     fn room(&mut self) -> u32 {
         RxSink::room(self)
+    }
+
+    fn has_room(&mut self, len: u32) -> bool {
+        RxSink::has_room(self, len)
     }
 
     fn dropped(&mut self, reason: DropReason) {

@@ -591,13 +591,18 @@ impl TcpFlow {
         }
         let whole = if shop.cuts { PAYLOAD_MAX } else { u32::from(self.mss) };
         let headers = self.headers_len();
-        let room = port.room().saturating_sub(headers);
         let want = usable.min(whole);
-        // Not worth a crumb of the guest's last buffer.
-        if room < want.min(u32::from(self.mss)) {
+        // A segment of full size at least: not worth a crumb of the guest's last buffer.
+        if !port.has_room(headers.saturating_add(want.min(u32::from(self.mss)))) {
             return Ok(None);
         }
-        let want = want.min(room);
+        let want = want.min(port.room().saturating_sub(headers));
+        if want == 0 {
+            // Buffers that never hold a segment: tried again by the timer, and given up in the end.
+            self.readable = false;
+            self.wait_for_ack(shop.now);
+            return Ok(Some(false));
+        }
         let got = if shop.leaves_open {
             self.deliver_direct(port, shop, want)
         } else {

@@ -93,6 +93,28 @@ impl<'a> RxSink<'a> {
         if !self.ready() {
             return 0;
         }
+        let in_stock = self.room_in_stock();
+        if in_stock >= self.plan.frame_max || !self.plan.mergeable {
+            return in_stock;
+        }
+        self.refill();
+        self.room_in_stock()
+    }
+
+    /// Whether it is time to fetch a frame of up to `len` bytes: it fits, or it never will and is
+    /// to be dropped. If not, the guest is asked to say when it has posted more.
+    pub fn has_room(&mut self, len: u32) -> bool {
+        if !self.ready() {
+            return false;
+        }
+        if self.reach(len).is_some() || self.is_hopeless() {
+            return true;
+        }
+        self.starved = true;
+        false
+    }
+
+    fn room_in_stock(&self) -> u32 {
         let rows = if self.plan.mergeable { self.batch.len() } else { self.next.saturating_add(1) };
         let Some(first) = self.batch.row(self.next) else { return 0 };
         let more = (self.next.saturating_add(1)..rows).filter_map(|at| self.batch.row(at));
@@ -132,15 +154,22 @@ impl<'a> RxSink<'a> {
     /// No room for a frame: is it worth waiting?
     #[cold]
     fn refuse(&mut self) -> Refused {
-        let spare = self.batch.len().saturating_sub(self.next);
-        let all_posted = spare >= usize::from(self.queue.size()).min(ROWS_MAX);
-        let too_small = !self.plan.mergeable && spare > 0;
-        if !self.spent && (all_posted || too_small) {
+        if !self.spent && self.is_hopeless() {
             self.dropped(DropReason::NoBuffer);
             return Refused::Dropped;
         }
         self.starved |= !self.spent;
         Refused::Full
+    }
+
+    /// Whether more buffers would not help: the stock is full, the guest has posted all it can, or
+    /// a frame may have one buffer only and this one is too small.
+    #[cold]
+    fn is_hopeless(&mut self) -> bool {
+        let spare = self.batch.len().saturating_sub(self.next);
+        let all_posted = spare >= usize::from(self.queue.size());
+        let too_small = !self.plan.mergeable && spare > 0;
+        all_posted || too_small || self.queue.has_work()
     }
 
     /// The first and last chain of a window of `want` bytes.
