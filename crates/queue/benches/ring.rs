@@ -10,13 +10,15 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use vionet_queue::{Batch, Cursor, DeviceReads, DeviceWrites, Direction, Queue};
-use vionet_raw::{GuestAddr, SharedIndex};
+use vionet_raw::{GuestAddr, SharedIndex, copy_out};
 use vionet_testkit::{Arrangement, Buffer, GuestRam, SplitDriver};
 
 const SIZE: u16 = 256;
+/// A ring that does not stay in the first cache.
+const LARGE: u16 = 16_384;
 const BATCH: u16 = 64;
 const BUFFERS: u64 = 0x100_0000;
-const TABLES: u64 = 0x10_0000;
+const TABLES: u64 = 0x80_0000;
 
 /// A ring whose chains are posted once; moving avail.idx on posts them again.
 struct Ring {
@@ -27,10 +29,11 @@ struct Ring {
 }
 
 impl Ring {
-    fn new(chain: &[u32], writable: bool, indirect: bool) -> Self {
-        let regions = [(0x1000, 0x4000), (TABLES, 0x1_0000), (BUFFERS, 0x100_0000)];
+    fn new(size: u16, chain: &[u32], writable: bool, indirect: bool) -> Self {
+        let (pages, bytes) = (usize::from(size) * 4096 * 8, SplitDriver::ring_bytes(size));
+        let regions = [(0x1000, bytes), (TABLES, 0x1_0000), (BUFFERS, pages)];
         let ram = GuestRam::new(&regions);
-        let mut driver = SplitDriver::new(&ram, 0x1000, SIZE, true, 0);
+        let mut driver = SplitDriver::new(&ram, 0x1000, size, true, 0);
         let mut heads = 0;
         // 4 KiB apart, as buffers of a guest are.
         let mut at = BUFFERS;
@@ -53,7 +56,7 @@ impl Ring {
         }
         // Chains of two fill half of the available ring: the other half names them again.
         let ring = driver.setup().driver.0 + 4;
-        for slot in heads..u64::from(SIZE) {
+        for slot in heads..u64::from(size) {
             ram.write_u16(ring + 2 * slot, ram.read_u16(ring + 2 * (slot % heads)));
         }
         let queue =
@@ -72,7 +75,7 @@ impl Ring {
 }
 
 fn measure<D: Direction>(criterion: &mut Criterion, name: &str, chain: &[u32], indirect: bool) {
-    let mut ring = Ring::new(chain, D::WRITABLE, indirect);
+    let mut ring = Ring::new(SIZE, chain, D::WRITABLE, indirect);
     let mut batch = Batch::<D>::new(ring.ram.space().clone(), 12);
     let mut group = criterion.benchmark_group("take, put, publish");
     group.throughput(Throughput::Elements(u64::from(BATCH)));
@@ -82,7 +85,7 @@ fn measure<D: Direction>(criterion: &mut Criterion, name: &str, chain: &[u32], i
 
 /// A receive stock that is filled a chain at a time, and taken again when it is used up.
 fn stock(criterion: &mut Criterion) {
-    let mut ring = Ring::new(&[2048], true, false);
+    let mut ring = Ring::new(SIZE, &[2048], true, false);
     let mut batch = Batch::<DeviceWrites>::new(ring.ram.space().clone(), 12);
     criterion.bench_function("put one chain of a stock", |bencher| {
         bencher.iter(|| {
@@ -98,6 +101,28 @@ fn stock(criterion: &mut Criterion) {
     });
 }
 
+/// Transmit over a ring of 16384, each header copied out as a device does.
+fn large(criterion: &mut Criterion) {
+    let mut ring = Ring::new(LARGE, &[72], false, false);
+    let mut batch = Batch::<DeviceReads>::new(ring.ram.space().clone(), 12);
+    let mut group = criterion.benchmark_group("take, put, publish");
+    group.throughput(Throughput::Elements(u64::from(BATCH)));
+    group.bench_function("transmit, a large ring, headers copied", |bencher| {
+        bencher.iter(|| {
+            ring.posted = ring.posted.wrapping_add(BATCH);
+            ring.avail_idx.store_release(ring.posted);
+            let taken = ring.queue.take(usize::from(BATCH), &mut batch).unwrap();
+            let mut header = [0; 12];
+            for row in (0..taken).filter_map(|index| batch.row(index)) {
+                black_box(copy_out(batch.lead(row), 0, &mut header));
+            }
+            ring.queue.put(&mut batch, taken);
+            let _told = black_box(ring.queue.publish());
+        });
+    });
+    group.finish();
+}
+
 fn chains(criterion: &mut Criterion) {
     measure::<DeviceReads>(criterion, "transmit, one descriptor", &[72], false);
     measure::<DeviceReads>(criterion, "transmit, header apart", &[12, 60], false);
@@ -106,5 +131,5 @@ fn chains(criterion: &mut Criterion) {
     measure::<DeviceWrites>(criterion, "receive, one descriptor", &[2048], false);
 }
 
-criterion_group!(benches, chains, stock);
+criterion_group!(benches, chains, stock, large);
 criterion_main!(benches);

@@ -87,7 +87,8 @@ pub fn drive(input: &[u8]) {
         in_order: how & 4 != 0,
     };
     let start = [0, 1, 0x7fff, 0xffff][usize::from(how >> 3 & 3)];
-    let from = Cursor { avail: start, used: start };
+    // Chains may be owed from a life before this one.
+    let from = Cursor { avail: start, used: start.wrapping_sub(u16::from(how >> 5 & 3)) };
     ram.write_u16(setup.driver.0 + 2, start);
     if how & 0x80 != 0 {
         return odd_setup(&ram, features, &mut input);

@@ -95,22 +95,7 @@ fn walk(
         }
         let entry = entry(ram, at).ok_or(Fault::IndirectUnmapped)?;
         if entry.flags & DESC_F_INDIRECT != 0 {
-            if inside {
-                return Err(Fault::IndirectNested);
-            }
-            if !indirect {
-                return Err(Fault::IndirectNotAgreed);
-            }
-            if entry.flags & DESC_F_NEXT != 0 {
-                return Err(Fault::IndirectWithNext);
-            }
-            let most = 16 * u32::from(CHAIN_MAX);
-            if entry.len == 0 || entry.len % 16 != 0 || entry.len > most {
-                return Err(Fault::IndirectLength);
-            }
-            if !ram.holds(entry.addr, entry.len) {
-                return Err(Fault::IndirectUnmapped);
-            }
+            check_pointer(ram, &entry, indirect, inside)?;
             (table, entries, inside) = (entry.addr, entry.len / 16, true);
             (index, seen) = (0, 0);
             continue;
@@ -143,4 +128,25 @@ fn walk(
             return Err(Fault::NextOutOfRange);
         }
     }
+}
+
+/// A descriptor that points to a table.
+fn check_pointer(ram: &GuestRam, entry: &Entry, indirect: bool, inside: bool) -> Result<(), Fault> {
+    if inside {
+        return Err(Fault::IndirectNested);
+    }
+    if !indirect {
+        return Err(Fault::IndirectNotAgreed);
+    }
+    if entry.flags & DESC_F_NEXT != 0 {
+        return Err(Fault::IndirectWithNext);
+    }
+    let most = 16 * u32::from(CHAIN_MAX);
+    if entry.len == 0 || !entry.len.is_multiple_of(16) || entry.len > most {
+        return Err(Fault::IndirectLength);
+    }
+    if !ram.holds(entry.addr, entry.len) {
+        return Err(Fault::IndirectUnmapped);
+    }
+    Ok(())
 }
