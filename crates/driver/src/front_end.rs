@@ -74,7 +74,7 @@ impl FrontEnd {
             end.send(SET_PROTOCOL_FEATURES, &wanted.to_ne_bytes(), &[])?;
             end.acknowledges = wanted != 0;
         }
-        end.send(SET_OWNER, &[], &[])?;
+        end.tell(SET_OWNER, "SET_OWNER", &[], &[])?;
         Ok(end)
     }
 

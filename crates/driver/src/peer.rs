@@ -43,16 +43,14 @@ impl Iterator for Content {
             return None;
         }
         self.left = self.left.saturating_sub(len);
-        let words = len.div_ceil(8);
-        let mut piece: Vec<u8> = (0..words)
-            .flat_map(|_| {
-                // Marsaglia's xorshift: long, and nothing a compression could shorten.
-                self.state ^= self.state.wrapping_shl(13);
-                self.state ^= self.state.wrapping_shr(7);
-                self.state ^= self.state.wrapping_shl(17);
-                self.state.to_le_bytes()
-            })
-            .collect();
+        let mut piece = Vec::with_capacity(65_544);
+        for _ in 0..len.div_ceil(8) {
+            // Marsaglia's xorshift: long, and nothing a compression could shorten.
+            self.state ^= self.state.wrapping_shl(13);
+            self.state ^= self.state.wrapping_shr(7);
+            self.state ^= self.state.wrapping_shl(17);
+            piece.extend_from_slice(&self.state.to_le_bytes());
+        }
         piece.truncate(usize::try_from(len).unwrap_or(0));
         Some(piece)
     }
