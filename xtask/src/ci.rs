@@ -127,7 +127,7 @@ fn deny() -> Result {
 }
 
 fn tests() -> Result {
-    shell::run(&mut cargo(&["test", "--workspace", "--locked"]))
+    shell::run(&mut cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]))
 }
 
 fn fuzz_all() -> Result {

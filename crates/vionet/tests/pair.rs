@@ -3,6 +3,10 @@
     clippy::arithmetic_side_effects,
     clippy::as_conversions,
     clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::let_underscore_must_use,
+    clippy::unwrap_used,
     missing_docs,
     unreachable_pub,
     reason = "tests may stop"
