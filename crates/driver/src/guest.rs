@@ -282,7 +282,8 @@ impl Guest {
         }
     }
 
-    /// Downloads `path` by HTTP and hands the content to `take`; returns its length.
+    /// Downloads `path` by HTTP and hands the content to `take`; returns its length and the time
+    /// since the connection stood (smoltcp looks for one neighbour per second).
     ///
     /// # Errors
     /// When the server refuses, or the connection ends early.
@@ -291,8 +292,9 @@ impl Guest {
         from: SocketAddr,
         path: &str,
         take: &mut dyn FnMut(&[u8]),
-    ) -> Result<u64, GuestError> {
+    ) -> Result<(u64, Duration), GuestError> {
         let handle = self.connect(from)?;
+        let start = clock();
         let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", from.ip());
         self.send_all(handle, request.as_bytes())?;
         let mut head = Vec::new();
@@ -310,7 +312,7 @@ impl Guest {
             });
             let bytes = match step {
                 Ok(Some(bytes)) => bytes,
-                Ok(None) => break Ok(body),
+                Ok(None) => break Ok((body, start.elapsed())),
                 Err(error) => break Err(error),
             };
             let content = if in_body {
