@@ -38,6 +38,8 @@ pub enum Report {
         /// What happened.
         fault: EndpointFault,
     },
+    /// A worker has ended by a defect of ours; its pair is lost.
+    Lost(PairIndex),
 }
 
 impl fmt::Display for Report {
@@ -45,6 +47,7 @@ impl fmt::Display for Report {
         match self {
             Self::Fault(fault) => write!(f, "{fault}"),
             Self::Host { pair, fault } => write!(f, "queue pair {}: {fault}", pair.0),
+            Self::Lost(pair) => write!(f, "the worker of queue pair {} is lost", pair.0),
         }
     }
 }
@@ -99,10 +102,17 @@ impl Worker {
         let (mail, letters) = channel();
         let waiting = Arc::new(AtomicBool::new(false));
         let bell = Arc::new(bell()?);
-        let desk = Desk::new(letters, Arc::clone(&waiting), Arc::clone(&bell), reports)?;
-        let thread = std::thread::Builder::new()
-            .name(format!("vionet-pair{}", index.0))
-            .spawn(move || desk.work())?;
+        let mut desk =
+            Desk::new(letters, Arc::clone(&waiting), Arc::clone(&bell), reports.clone())?;
+        let thread = std::thread::Builder::new().name(format!("vionet-pair{}", index.0)).spawn(
+            move || {
+                // No panic is known to be reachable; one that is must not end in silence.
+                let work = std::panic::AssertUnwindSafe(|| desk.work());
+                if std::panic::catch_unwind(work).is_err() {
+                    reports.put(Report::Lost(index));
+                }
+            },
+        )?;
         Ok(Self { mail, waiting, bell, thread: Some(thread) })
     }
 
@@ -197,7 +207,7 @@ impl Desk {
         Instant::from_nanos(u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    fn work(mut self) {
+    fn work(&mut self) {
         let mut job = None;
         loop {
             if self.waiting.swap(false, Ordering::Acquire) {

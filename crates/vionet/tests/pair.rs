@@ -5,8 +5,10 @@
     clippy::cast_possible_truncation,
     clippy::disallowed_methods,
     clippy::expect_used,
-    clippy::let_underscore_must_use,
+    clippy::indexing_slicing,
+    clippy::panic,
     clippy::unwrap_used,
+    clippy::let_underscore_must_use,
     missing_docs,
     unreachable_pub,
     reason = "tests may stop"
@@ -247,6 +249,18 @@ fn a_broken_rule_stops_its_queue_and_no_other() {
     assert_eq!(bench.rx.collect().len(), 1, "receive goes on");
     bench.apply(Op::StopQueue(TX)).unwrap();
     assert_eq!(bench.nic.cursor(TX), Some(Cursor { avail: 1, used: 1 }));
+}
+
+#[test]
+fn two_queues_that_break_at_once_are_both_named() {
+    let mut bench = Bench::new(&[], EVERYTHING);
+    bench.tx.post(&[Buffer::readable(0xdead_0000, 60)], Arrangement::Direct).unwrap();
+    bench.tx.expose();
+    bench.rx.post(&[Buffer::readable(bench::FRAMES, 60)], Arrangement::Direct).unwrap();
+    bench.rx.expose();
+    bench.deliver(&frame(60), RxHeader::default());
+    let faults = [bench.step(), bench.step()].map(|step| step.fault.map(|fault| fault.queue));
+    assert_eq!(faults, [Some(TX), Some(RX)]);
 }
 
 #[test]

@@ -196,12 +196,15 @@ impl QueuePair {
     #[inline]
     pub fn service(&mut self, now: Instant) -> Step {
         let tx = self.transmit(now);
-        let rx = self.receive(now);
-        let fault = match (tx.fault, rx.fault) {
-            (Some(fault), _) => Some(PairFault { queue: self.index.transmit(), fault }),
-            (None, Some(fault)) => Some(PairFault { queue: self.index.receive(), fault }),
-            (None, None) => None,
+        // A step says one fault: after one, receiving waits for the next step.
+        let rx = match tx.fault {
+            None => self.receive(now),
+            Some(_) => Outcome { again: true, ..Outcome::default() },
         };
+        let broken = [(tx.fault, self.index.transmit()), (rx.fault, self.index.receive())];
+        let fault = broken
+            .into_iter()
+            .find_map(|(fault, queue)| fault.map(|fault| PairFault { queue, fault }));
         let wish = self.endpoint.watch();
         // A full endpoint that waits for nothing has found room again while receiving.
         let room_again = tx.stalled && !wish.writable;
