@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, error, info, warn};
 use vionet::stats::LaneStats;
 use vionet::{Device, NicConfig};
@@ -31,6 +32,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
     }
     let stop = signal::termination()
         .map_err(|cause| Stop::new(Code::Failure, format!("signals cannot be read: {cause}")))?;
+    raise_descriptor_limit();
     let endpoint = endpoint::make(args)?;
     let mac = args.mac.unwrap_or_else(|| default_mac(args));
     let mtu = args.mtu.unwrap_or(u16::MAX);
@@ -51,6 +53,16 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
     match end {
         Ok(End::Stopped | End::FrontEndGone) => Ok(()),
         Err(cause) => Err(explain(cause)),
+    }
+}
+
+/// A flow of the guest is a descriptor here, and the soft limit is made for programs that use
+/// select(2): up to the hard one, as far as it goes.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(errno) = setrlimit(Resource::Nofile, raised) {
+        warn!("the limit of descriptors stays at {:?}: {errno}", limit.current);
     }
 }
 
