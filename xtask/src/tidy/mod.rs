@@ -7,8 +7,8 @@
 //!   manifests       arrows       which crate may use which, lints switched on
 //! ```
 //!
-//! The same check is a test of this crate, so `cargo test` cannot forget it. A limit yields only to
-//! an entry of [`EXCEPTIONS`], which says why.
+//! The same check is a test of this crate, so a run of all tests cannot forget it. A limit yields
+//! only to an entry of [`EXCEPTIONS`], which says why.
 
 mod arrows;
 mod links;
