@@ -288,6 +288,7 @@ fn when_the_host_side_is_gone_frames_are_dropped_and_counted() {
     assert_eq!((step.host, step.fault), (None, None), "never the guest's fault");
     assert_eq!(bench.used_tx().len(), 2);
     assert_eq!(bench.drops(false, DropReason::EndpointGone), 2);
+    assert_eq!(bench.stats().tx.host_errors.value(), 1);
 }
 
 #[test]

@@ -259,6 +259,7 @@ impl QueuePair {
                 batch.drop_rest(DropReason::EndpointGone);
             }
         }
+        stats.host_errors.add(u64::from(outcome.host.is_some()));
         let settled = batch.settled_rows();
         outcome.stalled = settled < lane.batch.len();
         if settled > 0 {
@@ -288,6 +289,7 @@ impl QueuePair {
         }
         let mut sink = RxSink::new(&mut lane.queue, &mut lane.batch, &self.plan, stats, now);
         outcome.host = self.endpoint.receive(&mut sink).err();
+        stats.host_errors.add(u64::from(outcome.host.is_some()));
         let filled = sink.finish();
         if filled.frames {
             stats.batches.add(1);
