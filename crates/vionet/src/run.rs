@@ -97,6 +97,9 @@ pub(crate) struct Worker {
 /// How long a worker may take to give a pair back; a step takes microseconds.
 const RECALL_MAX: Duration = Duration::from_secs(10);
 
+/// How often a queue that is not kicked is looked at.
+const POLL_EVERY: Duration = Duration::from_micros(50);
+
 impl Worker {
     pub(crate) fn new(index: PairIndex, reports: ReportBox) -> io::Result<Self> {
         let (mail, letters) = channel();
@@ -178,6 +181,8 @@ struct Job {
     kicks: Kicks,
     /// The interest registered for the endpoint's descriptor.
     interest: EventFlags,
+    /// A live queue has no eventfd to be kicked by: it is looked at all the time (VU-RNG-02).
+    polled: bool,
 }
 
 enum Adopted {
@@ -242,7 +247,8 @@ impl Desk {
             Next::Again => {}
             Next::Wait(watch) => {
                 self.set_interest(job, &watch);
-                self.sleep(watch.deadline, now);
+                let poll = job.polled.then(|| now.after(POLL_EVERY));
+                self.sleep([watch.deadline, poll].into_iter().flatten().min(), now);
             }
         }
     }
@@ -275,11 +281,12 @@ impl Desk {
             self.watch_error(epoll::add(&self.epoll, fd, data, interest), &pair);
         }
         self.told = None;
-        Job { pair, kicks, interest }
+        let polled = pair.live().iter().zip(&kicks).any(|(live, kick)| *live && kick.is_none());
+        Job { pair, kicks, interest, polled }
     }
 
     fn release(&mut self, job: Job) -> Box<QueuePair> {
-        let Job { pair, kicks, interest: _ } = job;
+        let Job { pair, kicks, interest: _, polled: _ } = job;
         for kick in kicks.iter().flatten() {
             self.watch_error(epoll::delete(&self.epoll, kick), &pair);
         }

@@ -185,6 +185,12 @@ impl QueuePair {
         self.index
     }
 
+    /// Whether the receive and the transmit queue are live.
+    #[cfg(feature = "std")]
+    pub(crate) fn live(&self) -> [bool; 2] {
+        [self.rx.is_some(), self.tx.is_some()]
+    }
+
     /// The descriptor of the host side, to wait on as [`Watch`] says.
     #[cfg(feature = "std")]
     #[must_use]
