@@ -11,7 +11,7 @@ use rustix::net::{
 };
 
 use crate::event::ProtocolError;
-use crate::message::{BadHeader, HEADER_LEN, Header, Message, PAYLOAD_MAX};
+use crate::message::{HEADER_LEN, Header, Message, PAYLOAD_MAX};
 
 /// The most descriptors that come with one message.
 pub(crate) const FDS_MAX: usize = 8;
@@ -50,7 +50,8 @@ impl Channel {
                 return Ok(Incoming::Message(self.complete(header)));
             }
             match self.receive(wanted)? {
-                Some(0) => return Ok(Incoming::Closed),
+                Some(0) if self.filled == 0 => return Ok(Incoming::Closed),
+                Some(0) => return Err(ProtocolError::CutOff),
                 Some(count) => self.filled = self.filled.saturating_add(count).min(wanted),
                 None => return Ok(Incoming::Later),
             }
@@ -62,11 +63,7 @@ impl Channel {
             return Ok(None);
         }
         let Some(bytes) = self.bytes.first_chunk() else { return Ok(None) };
-        Header::decode(bytes).map(Some).map_err(|bad| match bad {
-            BadHeader::Version => ProtocolError::Version,
-            BadHeader::Reply => ProtocolError::UnexpectedReply,
-            BadHeader::Size => ProtocolError::TooLong,
-        })
+        Header::decode(bytes).map(Some)
     }
 
     fn complete(&mut self, header: Header) -> Message {
@@ -84,6 +81,7 @@ impl Channel {
         let got = match recvmsg(&self.socket, &mut [IoSliceMut::new(room)], &mut control, flags) {
             Ok(got) => got,
             Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+            // Gone with replies of ours unread.
             Err(Errno::CONNRESET) => return Ok(Some(0)),
             Err(errno) => return Err(ProtocolError::Socket(errno.into())),
         };
@@ -105,8 +103,9 @@ impl Channel {
         let mut control = SendAncillaryBuffer::default();
         match sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut control, flags) {
             Ok(sent) if sent == bytes.len() => Ok(()),
-            Ok(_) => Err(ProtocolError::ReplyNotTaken),
-            Err(Errno::AGAIN) => Err(ProtocolError::ReplyNotTaken),
+            Ok(_) | Err(Errno::AGAIN) => Err(ProtocolError::ReplyNotTaken),
+            // Gone before it heard the answer: reading on will say so.
+            Err(Errno::PIPE | Errno::CONNRESET) => Ok(()),
             Err(errno) => Err(ProtocolError::Socket(errno.into())),
         }
     }

@@ -42,6 +42,8 @@ pub enum Event {
         /// What happened.
         fault: EndpointFault,
     },
+    /// A message was refused, and the front-end told so; the connection goes on.
+    MessageRefused(ProtocolError),
     /// The front-end broke the protocol; its connection ends.
     ProtocolError(ProtocolError),
     /// The front-end is gone.
@@ -64,6 +66,7 @@ impl fmt::Display for Event {
             Self::QueueRefused(error) => write!(f, "{error}"),
             Self::QueueFault(fault) => write!(f, "the driver broke a rule: {fault}"),
             Self::HostFault { pair, fault } => write!(f, "queue pair {}: {fault}", pair.0),
+            Self::MessageRefused(error) => write!(f, "refused: {error}"),
             Self::ProtocolError(error) => write!(f, "connection ended: {error}"),
             Self::Disconnected => f.write_str("front-end gone, waiting for the next"),
             Self::TurnedAway => f.write_str("a second front-end was turned away"),
@@ -92,6 +95,12 @@ pub enum ProtocolError {
     },
     /// An unknown message, by id.
     Unknown(u32),
+    /// A message of a feature that is not offered.
+    NotServed,
+    /// The connection ended inside a message.
+    CutOff,
+    /// A descriptor that cannot be used.
+    Descriptor(io::Error),
     /// The payload is not what the message needs.
     Payload,
     /// A bit that was not offered.
@@ -129,6 +138,9 @@ impl fmt::Display for ProtocolError {
             Self::TooManyFds => f.write_str("more descriptors than a message can bring"),
             Self::Fds { wanted, got } => write!(f, "{wanted} descriptors needed, {got} came"),
             Self::Unknown(id) => write!(f, "message {id} is not known"),
+            Self::NotServed => f.write_str("it belongs to a feature that is not offered"),
+            Self::CutOff => f.write_str("the connection was closed in the middle of a message"),
+            Self::Descriptor(error) => write!(f, "the descriptor cannot be used: {error}"),
             Self::Payload => f.write_str("the payload has not the shape of this message"),
             Self::NotOffered(bits) => write!(f, "bits {bits:#x} were not offered"),
             Self::NoSuchRing(index) => write!(f, "there is no ring {index}"),

@@ -1,9 +1,9 @@
 //! The vhost-user back-end: a front-end's messages become operations on a [`vionet::Device`].
 //!
 //! ```text
-//!   Unix socket --bytes, descriptors--> channel  --Message--> session --Op--> Device
-//!                                       framing               rings' states,
-//!                                                             memory table
+//!   Unix socket --bytes, descriptors--> channel --Message--> session --Op--> Device
+//!                                       framing              |  memory  table -> map
+//!                                                            +- rings   which may run
 //!   Server: listens, one front-end at a time, watches what workers report, stops when told
 //! ```
 //!
@@ -24,6 +24,7 @@ mod channel;
 mod event;
 mod memory;
 mod message;
+mod rings;
 mod server;
 mod session;
 

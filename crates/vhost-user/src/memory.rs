@@ -26,12 +26,13 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// Replaces the table. Mappings that stay the same are kept: cheap, and no pause.
+    /// Replaces the table and says whether that changed anything. Mappings that stay the same are
+    /// kept: cheap, and no pause.
     pub(crate) fn replace(
         &mut self,
         specs: &[RegionSpec],
         fds: Vec<OwnedFd>,
-    ) -> Result<(), ProtocolError> {
+    ) -> Result<bool, ProtocolError> {
         if specs.len() != fds.len() {
             return Err(ProtocolError::Fds { wanted: specs.len(), got: fds.len() });
         }
@@ -41,8 +42,10 @@ impl Table {
             .map(|(spec, fd)| self.map(*spec, fd))
             .collect::<Result<Vec<_>, _>>()?;
         check(&slots)?;
+        let key = |slot: &Slot| (slot.spec, slot.file);
+        let changed = !slots.iter().map(key).eq(self.slots.iter().map(key));
         self.slots = slots;
-        Ok(())
+        Ok(changed)
     }
 
     pub(crate) fn add(&mut self, spec: RegionSpec, fd: &OwnedFd) -> Result<(), ProtocolError> {

@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use crate::event::ProtocolError;
+
 /// Bytes of the message header.
 pub(crate) const HEADER_LEN: usize = 12;
 /// The only version of the protocol, in the flags.
@@ -10,12 +12,12 @@ const VERSION_MASK: u32 = 3;
 const FLAG_REPLY: u32 = 4;
 const FLAG_NEED_REPLY: u32 = 8;
 /// The most regions of a memory table.
-pub(crate) const TABLE_MAX: usize = 8;
+const TABLE_MAX: usize = 8;
 /// The most bytes of a config message's data.
-pub(crate) const CONFIG_MAX: usize = 256;
+const CONFIG_MAX: usize = 256;
 
 macro_rules! requests {
-    ($($name:ident = $id:literal, $most:expr;)*) => {
+    ($($name:ident = $id:literal, $text:literal, $most:expr, $answer:ident;)*) => {
         /// What a front-end asks for.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Request { $($name,)* }
@@ -25,51 +27,73 @@ macro_rules! requests {
                 match id { $($id => Some(Self::$name),)* _ => None }
             }
 
-            pub(crate) const fn id(self) -> u32 {
-                match self { $(Self::$name => $id,)* }
-            }
-
+            /// The name that the protocol gives it.
             pub(crate) const fn name(self) -> &'static str {
-                match self { $(Self::$name => stringify!($name),)* }
+                match self { $(Self::$name => $text,)* }
             }
 
             /// The most payload bytes it can have.
             pub(crate) const fn payload_max(self) -> usize {
                 match self { $(Self::$name => $most,)* }
             }
+
+            /// Whether it is answered in a form of its own, asked for or not (VU-RPL-01).
+            pub(crate) const fn has_own_reply(self) -> bool {
+                matches!(match self { $(Self::$name => Kind::$answer,)* }, Kind::Reply)
+            }
         }
     };
 }
 
+/// How a request is answered.
+enum Kind {
+    /// With 0 or 1 if that was asked for and agreed on.
+    Ack,
+    /// In a form of its own, always.
+    Reply,
+}
+
 requests! {
-    GetFeatures = 1, 0;
-    SetFeatures = 2, 8;
-    SetOwner = 3, 0;
-    ResetOwner = 4, 0;
-    SetMemTable = 5, 8 + 32 * TABLE_MAX;
-    SetLogBase = 6, 16;
-    SetLogFd = 7, 8;
-    SetVringNum = 8, 8;
-    SetVringAddr = 9, 40;
-    SetVringBase = 10, 8;
-    GetVringBase = 11, 8;
-    SetVringKick = 12, 8;
-    SetVringCall = 13, 8;
-    SetVringErr = 14, 8;
-    GetProtocolFeatures = 15, 0;
-    SetProtocolFeatures = 16, 8;
-    GetQueueNum = 17, 0;
-    SetVringEnable = 18, 8;
-    SendRarp = 19, 8;
-    NetSetMtu = 20, 8;
-    GetConfig = 24, 12 + CONFIG_MAX;
-    SetConfig = 25, 12 + CONFIG_MAX;
-    ResetDevice = 34, 0;
-    GetMaxMemSlots = 36, 0;
-    AddMemReg = 37, 40;
-    RemMemReg = 38, 40;
-    SetStatus = 39, 8;
-    GetStatus = 40, 0;
+    GetFeatures = 1, "GET_FEATURES", 0, Reply;
+    SetFeatures = 2, "SET_FEATURES", 8, Ack;
+    SetOwner = 3, "SET_OWNER", 0, Ack;
+    ResetOwner = 4, "RESET_OWNER", 0, Ack;
+    SetMemTable = 5, "SET_MEM_TABLE", 8 + 32 * TABLE_MAX, Ack;
+    SetLogBase = 6, "SET_LOG_BASE", 16, Ack;
+    SetLogFd = 7, "SET_LOG_FD", 8, Ack;
+    SetVringNum = 8, "SET_VRING_NUM", 8, Ack;
+    SetVringAddr = 9, "SET_VRING_ADDR", 40, Ack;
+    SetVringBase = 10, "SET_VRING_BASE", 8, Ack;
+    GetVringBase = 11, "GET_VRING_BASE", 8, Reply;
+    SetVringKick = 12, "SET_VRING_KICK", 8, Ack;
+    SetVringCall = 13, "SET_VRING_CALL", 8, Ack;
+    SetVringErr = 14, "SET_VRING_ERR", 8, Ack;
+    GetProtocolFeatures = 15, "GET_PROTOCOL_FEATURES", 0, Reply;
+    SetProtocolFeatures = 16, "SET_PROTOCOL_FEATURES", 8, Ack;
+    GetQueueNum = 17, "GET_QUEUE_NUM", 0, Reply;
+    SetVringEnable = 18, "SET_VRING_ENABLE", 8, Ack;
+    SendRarp = 19, "SEND_RARP", 8, Ack;
+    NetSetMtu = 20, "NET_SET_MTU", 8, Ack;
+    SetBackendReqFd = 21, "SET_BACKEND_REQ_FD", 8, Ack;
+    IotlbMsg = 22, "IOTLB_MSG", 32, Reply;
+    SetVringEndian = 23, "SET_VRING_ENDIAN", 8, Ack;
+    GetConfig = 24, "GET_CONFIG", 12 + CONFIG_MAX, Reply;
+    SetConfig = 25, "SET_CONFIG", 12 + CONFIG_MAX, Ack;
+    PostcopyAdvise = 28, "POSTCOPY_ADVISE", 0, Reply;
+    PostcopyListen = 29, "POSTCOPY_LISTEN", 0, Ack;
+    PostcopyEnd = 30, "POSTCOPY_END", 0, Reply;
+    GetInflightFd = 31, "GET_INFLIGHT_FD", 24, Reply;
+    SetInflightFd = 32, "SET_INFLIGHT_FD", 24, Ack;
+    ResetDevice = 34, "RESET_DEVICE", 0, Ack;
+    VringKick = 35, "VRING_KICK", 8, Ack;
+    GetMaxMemSlots = 36, "GET_MAX_MEM_SLOTS", 0, Reply;
+    AddMemReg = 37, "ADD_MEM_REG", 40, Ack;
+    RemMemReg = 38, "REM_MEM_REG", 40, Ack;
+    SetStatus = 39, "SET_STATUS", 8, Ack;
+    GetStatus = 40, "GET_STATUS", 0, Reply;
+    GetSharedObject = 41, "GET_SHARED_OBJECT", 16, Reply;
+    SetDeviceStateFd = 42, "SET_DEVICE_STATE_FD", 8, Reply;
+    CheckDeviceState = 43, "CHECK_DEVICE_STATE", 0, Reply;
 }
 
 /// The largest payload of any message; nothing longer is ever read.
@@ -83,29 +107,24 @@ pub(crate) struct Header {
     pub(crate) size: usize,
 }
 
-/// Why a header is not one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum BadHeader {
-    Version,
-    Reply,
-    Size,
-}
-
 impl Header {
-    pub(crate) fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, BadHeader> {
+    pub(crate) fn decode(bytes: &[u8; HEADER_LEN]) -> Result<Self, ProtocolError> {
         let [i0, i1, i2, i3, f0, f1, f2, f3, s0, s1, s2, s3] = *bytes;
         let id = u32::from_ne_bytes([i0, i1, i2, i3]);
         let flags = u32::from_ne_bytes([f0, f1, f2, f3]);
         let size = u32::from_ne_bytes([s0, s1, s2, s3]);
+        let request = Request::of(id);
+        let name = request.map_or("unknown message", Request::name);
+        let bad = |error| ProtocolError::In(name, Box::new(error));
         if flags & VERSION_MASK != VERSION {
-            return Err(BadHeader::Version);
+            return Err(bad(ProtocolError::Version));
         }
         if flags & FLAG_REPLY != 0 {
-            return Err(BadHeader::Reply);
+            return Err(bad(ProtocolError::UnexpectedReply));
         }
-        let most = Request::of(id).map_or(PAYLOAD_MAX, Request::payload_max);
+        let most = request.map_or(PAYLOAD_MAX, Request::payload_max);
         let size = usize::try_from(size).ok().filter(|size| *size <= most);
-        let size = size.ok_or(BadHeader::Size)?;
+        let size = size.ok_or_else(|| bad(ProtocolError::TooLong))?;
         Ok(Self { id, need_reply: flags & FLAG_NEED_REPLY != 0, size })
     }
 }
@@ -226,6 +245,30 @@ impl RegionSpec {
     }
 }
 
+/// A part of the configuration space, as GET_CONFIG and SET_CONFIG name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConfigRange {
+    /// The fields as they came: a reply repeats them.
+    pub(crate) header: [u8; 12],
+    pub(crate) offset: usize,
+    pub(crate) size: usize,
+}
+
+impl ConfigRange {
+    /// Decodes a payload that has its data with it, as the protocol wants both ways.
+    pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
+        let (header, data) = payload.split_first_chunk::<12>()?;
+        let mut fields = Fields::of(header);
+        let (offset, size) = (fields.u32()?, fields.u32()?);
+        let (offset, size) = (usize::try_from(offset).ok()?, usize::try_from(size).ok()?);
+        (data.len() == size).then_some(Self { header: *header, offset, size })
+    }
+
+    pub(crate) fn is_inside(self) -> bool {
+        self.offset.saturating_add(self.size) <= CONFIG_MAX
+    }
+}
+
 /// A single 64-bit number.
 pub(crate) fn number(payload: &[u8]) -> Option<u64> {
     let mut fields = Fields::of(payload);
@@ -246,10 +289,12 @@ mod tests {
     fn a_header_is_read_and_a_bad_one_is_named() {
         let good = Header::decode(&header(2, 9, 8)).unwrap();
         assert_eq!(good, Header { id: 2, need_reply: true, size: 8 });
-        assert_eq!(Header::decode(&header(2, 2, 8)), Err(BadHeader::Version));
-        assert_eq!(Header::decode(&header(2, 5, 8)), Err(BadHeader::Reply));
-        assert_eq!(Header::decode(&header(2, 1, 9)), Err(BadHeader::Size));
-        assert_eq!(Header::decode(&header(99, 1, 4096)), Err(BadHeader::Size));
+        let said =
+            |id, flags, size| Header::decode(&header(id, flags, size)).unwrap_err().to_string();
+        assert!(said(2, 2, 8).starts_with("SET_FEATURES: the message header has another version"));
+        assert!(said(2, 5, 8).starts_with("SET_FEATURES: a reply came"));
+        assert!(said(2, 1, 9).starts_with("SET_FEATURES: the payload is longer"));
+        assert!(said(99, 1, 4096).starts_with("unknown message: the payload is longer"));
         assert!(Header::decode(&header(99, 1, 8)).is_ok());
     }
 

@@ -2,18 +2,27 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use vionet::{Device, Report};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
+    socket_with,
+};
+use vionet::Device;
 
 use crate::event::{Event, ProtocolError};
 use crate::session::{Session, State};
+
+/// How often rings are looked at whose drivers do not kick (VU-RNG-02).
+const POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000 };
+
+/// How many front-ends may wait for their turn.
+const BACKLOG: i32 = 16;
 
 /// How a server ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,9 +72,11 @@ impl fmt::Display for ServeError {
                 path.display()
             ),
             Self::Bind(path, cause) => write!(f, "{}: {cause}", path.display()),
-            Self::Descriptor(cause) => {
-                write!(f, "the descriptor is no stream socket: {cause}; pass a connected one")
-            }
+            Self::Descriptor(cause) => write!(
+                f,
+                "the descriptor is no socket to serve on: {cause}; pass a Unix stream socket, \
+                 listening or connected"
+            ),
             Self::Wait(cause) => write!(f, "waiting for a front-end failed: {cause}"),
             Self::Protocol(error) => write!(f, "the front-end broke the protocol: {error}"),
         }
@@ -75,7 +86,7 @@ impl fmt::Display for ServeError {
 impl std::error::Error for ServeError {}
 
 enum Source {
-    Listener(UnixListener),
+    Listener(OwnedFd),
     /// A connected socket, until it is served.
     Connected(Option<OwnedFd>),
 }
@@ -95,20 +106,24 @@ impl Server {
     /// # Errors
     /// When the path is taken or cannot be used.
     pub fn bind(path: &Path) -> Result<Self, ServeError> {
-        clear_stale(path)?;
-        let fail = |cause: io::Error| match cause.kind() {
-            ErrorKind::PermissionDenied => ServeError::Denied(path.into()),
-            ErrorKind::AddrInUse => ServeError::Taken(path.into()),
-            _ => ServeError::Bind(path.into(), cause),
+        let fail = |errno: Errno| match errno {
+            Errno::ACCESS | Errno::PERM | Errno::ROFS => ServeError::Denied(path.into()),
+            Errno::ADDRINUSE => ServeError::Taken(path.into()),
+            _ => ServeError::Bind(path.into(), errno.into()),
         };
-        let listener = UnixListener::bind(path).map_err(fail)?;
-        let mut server = Self { source: Source::Listener(listener), made: None, one_off: false };
-        let inode = fs::symlink_metadata(path).map_err(fail)?.ino();
+        let address = SocketAddrUnix::new(path).map_err(fail)?;
+        clear_stale(path, &address)?;
+        let socket = stream_socket().map_err(fail)?;
+        bind(&socket, &address).map_err(fail)?;
+        let mut server = Self { source: Source::Connected(None), made: None, one_off: false };
+        let inode = fs::symlink_metadata(path).map(|found| found.ino());
+        let inode = inode.map_err(|cause| ServeError::Bind(path.into(), cause))?;
         server.made = Some((path.into(), inode));
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(fail)?;
-        if let Source::Listener(listener) = &server.source {
-            listener.set_nonblocking(true).map_err(fail)?;
-        }
+        // Before it listens, so that nobody else gets in meanwhile.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .map_err(|cause| ServeError::Bind(path.into(), cause))?;
+        listen(&socket, BACKLOG).map_err(fail)?;
+        server.source = Source::Listener(socket);
         Ok(server)
     }
 
@@ -120,13 +135,14 @@ impl Server {
     pub fn from_fd(fd: OwnedFd) -> Result<Self, ServeError> {
         let fail = |errno: Errno| ServeError::Descriptor(errno.into());
         let kind = rustix::net::sockopt::socket_type(&fd).map_err(fail)?;
-        if kind != rustix::net::SocketType::STREAM {
+        // Only sockets of this kind bring descriptors along.
+        let domain = rustix::net::sockopt::socket_domain(&fd).map_err(fail)?;
+        if (domain, kind) != (AddressFamily::UNIX, SocketType::STREAM) {
             return Err(fail(Errno::PROTOTYPE));
         }
         let source = if rustix::net::sockopt::socket_acceptconn(&fd).map_err(fail)? {
-            let listener = UnixListener::from(fd);
-            listener.set_nonblocking(true).map_err(ServeError::Descriptor)?;
-            Source::Listener(listener)
+            rustix::io::ioctl_fionbio(&fd, true).map_err(fail)?;
+            Source::Listener(fd)
         } else {
             Source::Connected(Some(fd))
         };
@@ -151,13 +167,16 @@ impl Server {
         events: &mut dyn FnMut(Event),
     ) -> Result<End, ServeError> {
         loop {
-            let Some(socket) = self.next_front_end(device, stop, events)? else {
-                return Ok(End::Stopped);
-            };
+            let Some(socket) = self.next_front_end(stop)? else { return Ok(End::Stopped) };
             events(Event::Connected);
-            let session = Session::new(socket, device);
-            let last = self.one_off || matches!(self.source, Source::Connected(_));
-            match self.serve(session, device, stop, events)? {
+            let mut session = Session::new(socket, device);
+            let ended = self.serve(&mut session, device, stop, events);
+            let spoken = session.end(device, events);
+            let last = match self.source {
+                Source::Connected(_) => true,
+                Source::Listener(_) => self.one_off && spoken,
+            };
+            match ended? {
                 Ended::Stopped => return Ok(End::Stopped),
                 Ended::Gone if last => return Ok(End::FrontEndGone),
                 Ended::Broken(error) if last => return Err(ServeError::Protocol(error)),
@@ -169,26 +188,17 @@ impl Server {
     }
 
     /// Waits for a front-end; `None` when told to stop.
-    fn next_front_end(
-        &mut self,
-        device: &mut Device,
-        stop: BorrowedFd<'_>,
-        events: &mut dyn FnMut(Event),
-    ) -> Result<Option<OwnedFd>, ServeError> {
+    fn next_front_end(&mut self, stop: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ServeError> {
         let listener = match &mut self.source {
             Source::Connected(socket) => return Ok(socket.take()),
             Source::Listener(listener) => listener,
         };
         loop {
-            let ready = wait([stop, listener.as_fd(), device.reports()])?;
-            let [stopped, knocked, reported] = ready;
+            let [stopped, knocked] = wait([stop, listener.as_fd()], None)?;
             if stopped {
                 return Ok(None);
             }
-            if reported {
-                drain(device, |report| tell(report, events));
-            }
-            if knocked && let Some(socket) = accept(listener)? {
+            if knocked && let Some(socket) = accept(listener).map_err(wait_failed)? {
                 return Ok(Some(socket));
             }
         }
@@ -196,47 +206,47 @@ impl Server {
 
     fn serve(
         &self,
-        mut session: Session,
+        session: &mut Session,
         device: &mut Device,
         stop: BorrowedFd<'_>,
         events: &mut dyn FnMut(Event),
     ) -> Result<Ended, ServeError> {
-        let ended = loop {
-            let listener = match &self.source {
-                Source::Listener(listener) => listener.as_fd(),
-                Source::Connected(_) => stop,
-            };
+        let mut listener = match &self.source {
+            Source::Listener(listener) => Some(listener),
+            Source::Connected(_) => None,
+        };
+        loop {
+            let timeout = session.kick_polled().then_some(&POLL_INTERVAL);
+            let watched = listener.map_or(stop, AsFd::as_fd);
             let [stopped, readable, reported, knocked] =
-                wait([stop, session.as_fd(), device.reports(), listener])?;
+                wait([stop, session.as_fd(), device.reports(), watched], timeout)?;
             if stopped {
-                break Ended::Stopped;
+                return Ok(Ended::Stopped);
             }
             if reported {
-                drain(device, |report| session.report(report, events));
+                session.hear(device, events);
             }
             if readable {
                 match session.read(device, events) {
                     Ok(State::Open) => {}
-                    Ok(State::Closed) => break Ended::Gone,
-                    Err(error) => break Ended::Broken(error),
+                    Ok(State::Closed) => return Ok(Ended::Gone),
+                    Err(error) => return Ok(Ended::Broken(error)),
                 }
             }
-            // After reading: a front-end that has gone makes room for the one that knocks.
-            if knocked && !readable {
-                self.turn_away(events)?;
+            // Not while there is something to read: a front-end that has gone makes room for the
+            // one that knocks.
+            if knocked
+                && !readable
+                && let Some(door) = listener
+            {
+                match accept(door) {
+                    Ok(Some(_closed)) => events(Event::TurnedAway),
+                    Ok(None) => {}
+                    // No descriptor left to turn it away with: it waits until this one is gone.
+                    Err(_) => listener = None,
+                }
             }
-        };
-        session.end(device);
-        Ok(ended)
-    }
-
-    fn turn_away(&self, events: &mut dyn FnMut(Event)) -> Result<(), ServeError> {
-        if let Source::Listener(listener) = &self.source
-            && accept(listener)?.is_some()
-        {
-            events(Event::TurnedAway);
         }
-        Ok(())
     }
 }
 
@@ -257,22 +267,13 @@ enum Ended {
     Broken(ProtocolError),
 }
 
-fn tell(report: Report, events: &mut dyn FnMut(Event)) {
-    match report {
-        Report::Fault(fault) => events(Event::QueueFault(fault)),
-        Report::Host { pair, fault } => events(Event::HostFault { pair, fault }),
-        _ => {}
-    }
-}
-
-fn drain(device: &mut Device, mut each: impl FnMut(Report)) {
-    while let Some(report) = device.next_report() {
-        each(report);
-    }
+fn stream_socket() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
 /// Removes a socket file that nobody listens on.
-fn clear_stale(path: &Path) -> Result<(), ServeError> {
+fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ServeError> {
     match fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             return Err(ServeError::NotASocket(path.into()));
@@ -280,33 +281,38 @@ fn clear_stale(path: &Path) -> Result<(), ServeError> {
         Ok(_) => {}
         Err(_) => return Ok(()),
     }
-    match UnixStream::connect(path) {
-        Ok(_) => Err(ServeError::Taken(path.into())),
-        Err(cause) if cause.kind() == ErrorKind::ConnectionRefused => {
+    let probe = stream_socket().map_err(wait_failed)?;
+    match connect(&probe, address) {
+        // Full of waiting front-ends is taken, too.
+        Ok(()) | Err(Errno::AGAIN) => Err(ServeError::Taken(path.into())),
+        Err(Errno::CONNREFUSED) => {
             fs::remove_file(path).map_err(|_| ServeError::Denied(path.into()))
         }
         Err(_) => Err(ServeError::Denied(path.into())),
     }
 }
 
-/// The connection that knocks; `None` when it has gone again, or descriptors are short.
-fn accept(listener: &UnixListener) -> Result<Option<OwnedFd>, ServeError> {
-    match listener.accept() {
-        Ok((stream, _)) => Ok(Some(stream.into())),
-        Err(cause) => match cause.kind() {
-            ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {
-                Ok(None)
-            }
-            _ => Err(ServeError::Wait(cause)),
-        },
+/// The connection that knocks; `None` when it has gone again.
+fn accept(listener: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
+    match accept_with(listener, SocketFlags::CLOEXEC) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 
-/// Waits until one of the descriptors has something to read, or has ended.
-fn wait<const N: usize>(fds: [BorrowedFd<'_>; N]) -> Result<[bool; N], ServeError> {
+fn wait_failed(errno: Errno) -> ServeError {
+    ServeError::Wait(errno.into())
+}
+
+/// Waits until one of the descriptors has something to read, or has ended, or time is up.
+fn wait<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    timeout: Option<&Timespec>,
+) -> Result<[bool; N], ServeError> {
     let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    match poll(&mut polled, None) {
+    match poll(&mut polled, timeout) {
         Ok(_) | Err(Errno::INTR) => Ok(polled.map(|fd| !fd.revents().is_empty())),
-        Err(errno) => Err(ServeError::Wait(errno.into())),
+        Err(errno) => Err(wait_failed(errno)),
     }
 }

@@ -106,7 +106,9 @@ fn tell(event: &Event) {
     match event {
         Event::Message { .. } => debug!("{event}"),
         Event::ProtocolError { .. } => error!("{event}"),
-        Event::QueueFault { .. } | Event::HostFault { .. } => warn!("{event}"),
+        Event::MessageRefused { .. } | Event::QueueFault { .. } | Event::HostFault { .. } => {
+            warn!("{event}");
+        }
         _ => info!("{event}"),
     }
 }

@@ -1,0 +1,402 @@
+//! The rings of a session: what the front-end has said of each, and when one runs.
+//!
+//! ```text
+//!            SET_VRING_KICK       size, base, addresses, features, mapped memory
+//!     Idle ------------------> Waiting -----------------------------> Running
+//!      ^                        ^   |                                 |     |
+//!      |      its configuration |   | the device              memory or     | the driver broke
+//!      |      changes           |   v refuses                 addresses     | a rule
+//!      |                       Refused                        change: stop, v
+//!      +-- GET_VRING_BASE, RESET_DEVICE (from any) ---+       start again  Broken
+//! ```
+//!
+//! The messages may come in any order and any number; what counts is what is known at the end.
+//! *Enabled* is a flag of its own, kept by the device: a ring that runs but is not enabled drops
+//! what it is given.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use rustix::event::{EventfdFlags, eventfd};
+use vionet::{Device, Interrupt, Op, OpError, QueueIndex, Report};
+use vionet_queue::{Cursor, QueueSetup};
+use vionet_raw::{AddressSpace, MemoryMap, UserAddr};
+use vionet_spec::ring::{IDX_OFFSET, SIZE_MAX};
+
+use crate::event::{Event, ProtocolError};
+use crate::message::{RingAddresses, RingNumber};
+
+pub(crate) type Events<'e> = &'e mut dyn FnMut(Event);
+
+/// A ring's number and the descriptor that came for it.
+pub(crate) type RingFd = (u32, Option<OwnedFd>);
+
+/// A call eventfd as the driver's interrupt.
+struct Call(OwnedFd);
+
+impl Interrupt for Call {
+    fn raise(&self) {
+        signal(&self.0);
+    }
+}
+
+fn signal(eventfd: &OwnedFd) {
+    // A full counter is signalled already; a front-end that broke its own eventfd hears nothing.
+    let (Ok(_) | Err(_)) = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+}
+
+/// A descriptor that is written to must never block us, whatever its other side does.
+fn unblocked(fd: OwnedFd) -> Result<OwnedFd, ProtocolError> {
+    let done = rustix::io::ioctl_fionbio(&fd, true);
+    done.map(|()| fd).map_err(|errno| ProtocolError::Descriptor(errno.into()))
+}
+
+/// The eventfd of a ring that its driver does not kick: the server does.
+fn own_kick() -> Result<(OwnedFd, OwnedFd), ProtocolError> {
+    let fail = |errno: rustix::io::Errno| ProtocolError::Descriptor(errno.into());
+    let ours = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(fail)?;
+    let theirs = rustix::io::fcntl_dupfd_cloexec(&ours, 0).map_err(fail)?;
+    Ok((ours, theirs))
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Life {
+    /// Not kicked into life.
+    #[default]
+    Idle,
+    /// Runs as soon as everything it needs is there.
+    Waiting,
+    Running,
+    /// The device did not take it as it is configured.
+    Refused,
+    /// The driver broke a rule: stands still until GET_VRING_BASE.
+    Broken,
+}
+
+#[derive(Default)]
+struct Ring {
+    life: Life,
+    size: u16,
+    /// Where it goes on; not known until it was said, or the ring has run.
+    base: Option<u16>,
+    addresses: Option<RingAddresses>,
+    err: Option<OwnedFd>,
+    /// Kicked by the server, in place of a driver that does not kick (VU-RNG-02).
+    polled: Option<OwnedFd>,
+}
+
+impl Ring {
+    /// Whether the device has the ring, so that its position is the device's to say.
+    fn is_held(&self) -> bool {
+        matches!(self.life, Life::Running | Life::Broken)
+    }
+
+    /// Something about it is new: a refusal may not hold any more.
+    fn reconsider(&mut self) {
+        if self.life == Life::Refused {
+            self.life = Life::Waiting;
+        }
+    }
+
+    /// How to start it, or `None` while something is missing.
+    fn plan(&self, space: &AddressSpace) -> Option<(QueueSetup, Cursor)> {
+        if self.life != Life::Waiting || self.size == 0 {
+            return None;
+        }
+        let guest = |at: u64| space.map().guest_of(UserAddr(at));
+        let (base, addresses) = (self.base?, self.addresses?);
+        let device = guest(addresses.used)?;
+        let setup = QueueSetup {
+            size: self.size,
+            descriptors: guest(addresses.descriptors)?,
+            driver: guest(addresses.avail)?,
+            device,
+        };
+        // The front-end keeps one number only; used.idx is read from memory. What was taken and
+        // not used before stays owed, and only a position that can be is believed.
+        let mut index = [0; 2];
+        let seen = device.checked_add(IDX_OFFSET).is_some_and(|at| space.read(at, &mut index));
+        let used = u16::from_le_bytes(index);
+        let behind = base.wrapping_sub(used) <= self.size;
+        let used = if seen && behind { used } else { base };
+        Some((setup, Cursor { avail: base, used }))
+    }
+}
+
+/// Every ring of the device, the memory they live in, and whether features are agreed.
+pub(crate) struct Rings {
+    rings: Vec<Ring>,
+    space: Arc<AddressSpace>,
+    agreed: bool,
+}
+
+type Done = Result<(), ProtocolError>;
+
+impl Rings {
+    pub(crate) fn new(count: u16) -> Self {
+        let rings = (0..count).map(|_| Ring::default()).collect();
+        let space = Arc::new(AddressSpace::new(Arc::new(MemoryMap::empty())));
+        Self { rings, space, agreed: false }
+    }
+
+    fn ring(&mut self, index: u32) -> Result<(QueueIndex, &mut Ring), ProtocolError> {
+        let narrow = u16::try_from(index).map_err(|_| ProtocolError::NoSuchRing(index))?;
+        let ring = self.rings.get_mut(usize::from(narrow));
+        Ok((QueueIndex(narrow), ring.ok_or(ProtocolError::NoSuchRing(index))?))
+    }
+
+    fn indices(&self) -> impl Iterator<Item = QueueIndex> + use<> {
+        (0..u16::try_from(self.rings.len()).unwrap_or(u16::MAX)).map(QueueIndex)
+    }
+
+    /// Features were agreed on, or are not any more.
+    pub(crate) fn agree(&mut self, agreed: bool, device: &mut Device, events: Events<'_>) -> Done {
+        self.agreed = agreed;
+        self.rings.iter_mut().for_each(Ring::reconsider);
+        self.start_what_can(device, events)
+    }
+
+    /// SET_VRING_NUM. Whether the size suits the ring's format is for its start to say: it is the
+    /// driver's choice, and costs the driver that ring alone.
+    pub(crate) fn set_size(
+        &mut self,
+        message: RingNumber,
+        device: &mut Device,
+        events: Events<'_>,
+    ) -> Done {
+        let (index, ring) = self.ring(message.index)?;
+        let size = u16::try_from(message.number).ok();
+        let size = size.filter(|size| (1..=SIZE_MAX).contains(size));
+        let size = size.ok_or(ProtocolError::Value(u64::from(message.number)))?;
+        if ring.is_held() && ring.size != size {
+            return Err(ProtocolError::RingRunning(index.0));
+        }
+        ring.size = size;
+        ring.reconsider();
+        self.start_what_can(device, events)
+    }
+
+    /// SET_VRING_BASE. Only split rings are offered: 16 bits, the rest is zero.
+    pub(crate) fn set_base(
+        &mut self,
+        message: RingNumber,
+        device: &mut Device,
+        events: Events<'_>,
+    ) -> Done {
+        let (index, ring) = self.ring(message.index)?;
+        let base = u16::try_from(message.number);
+        let base = base.map_err(|_| ProtocolError::Value(u64::from(message.number)))?;
+        if ring.is_held() && ring.base != Some(base) {
+            return Err(ProtocolError::RingRunning(index.0));
+        }
+        ring.base = Some(base);
+        ring.reconsider();
+        self.start_what_can(device, events)
+    }
+
+    /// SET_VRING_ADDR. A running ring goes on at its new place.
+    pub(crate) fn set_addresses(
+        &mut self,
+        addresses: RingAddresses,
+        device: &mut Device,
+        events: Events<'_>,
+    ) -> Done {
+        let (index, ring) = self.ring(addresses.index)?;
+        if ring.addresses.replace(addresses) != Some(addresses) {
+            ring.reconsider();
+            self.pause(index, device, events)?;
+        }
+        self.start_what_can(device, events)
+    }
+
+    /// GET_VRING_BASE: when this returns nothing touches the ring any more, and the position is
+    /// final (VU-RNG-03). Its kick and call descriptors are let go; size, addresses and the
+    /// enabled flag stay.
+    pub(crate) fn stop(
+        &mut self,
+        index: u32,
+        device: &mut Device,
+        events: Events<'_>,
+    ) -> Result<RingNumber, ProtocolError> {
+        let (queue, ring) = self.ring(index)?;
+        let was_held = ring.is_held();
+        self.pause(queue, device, events)?;
+        device.set_kick(queue, None).map_err(ProtocolError::Device)?;
+        device.apply(Op::SetInterrupt(queue, None)).map_err(ProtocolError::Device)?;
+        let (_, ring) = self.ring(index)?;
+        ring.life = Life::Idle;
+        ring.polled = None;
+        let number = u32::from(ring.base.unwrap_or(0));
+        if was_held {
+            events(Event::QueueStopped(queue));
+        }
+        Ok(RingNumber { index, number })
+    }
+
+    /// SET_VRING_KICK: the ring is to run, kicked or not: buffers may be waiting already
+    /// (VU-RNG-01).
+    pub(crate) fn kick(
+        &mut self,
+        (index, fd): RingFd,
+        device: &mut Device,
+        events: Events<'_>,
+    ) -> Done {
+        let (queue, ring) = self.ring(index)?;
+        if matches!(ring.life, Life::Idle | Life::Refused) {
+            ring.life = Life::Waiting;
+        }
+        let kick = match fd {
+            Some(fd) => {
+                ring.polled = None;
+                fd
+            }
+            None => {
+                let (ours, theirs) = own_kick()?;
+                ring.polled = Some(ours);
+                theirs
+            }
+        };
+        device.set_kick(queue, Some(kick)).map_err(ProtocolError::Device)?;
+        self.start_what_can(device, events)
+    }
+
+    /// Kicks the rings that their driver does not kick; says whether there are any, so that it is
+    /// to be done again soon.
+    pub(crate) fn kick_polled(&self) -> bool {
+        let polled = self.rings.iter().filter_map(|ring| ring.polled.as_ref());
+        polled.inspect(|kick| signal(kick)).count() > 0
+    }
+
+    /// SET_VRING_CALL. The device signals the new descriptor once: a completion may have been told
+    /// to the old one only (VU-MSG-05).
+    pub(crate) fn call(&mut self, (index, fd): RingFd, device: &mut Device) -> Done {
+        let (queue, _) = self.ring(index)?;
+        let fd = fd.map(unblocked).transpose()?;
+        let call = fd.map(|fd| -> Box<dyn Interrupt> { Box::new(Call(fd)) });
+        device.apply(Op::SetInterrupt(queue, call)).map_err(ProtocolError::Device)
+    }
+
+    /// SET_VRING_ERR.
+    pub(crate) fn err(&mut self, (index, fd): RingFd) -> Done {
+        let fd = fd.map(unblocked).transpose()?;
+        self.ring(index)?.1.err = fd;
+        Ok(())
+    }
+
+    /// SET_VRING_ENABLE; it may come before anything else (VU-PIT-01).
+    pub(crate) fn enable(&mut self, message: RingNumber, device: &mut Device) -> Done {
+        let (queue, _) = self.ring(message.index)?;
+        let enabled = match message.number {
+            0 => false,
+            1 => true,
+            other => return Err(ProtocolError::Value(u64::from(other))),
+        };
+        device.apply(Op::EnableQueue(queue, enabled)).map_err(ProtocolError::Device)
+    }
+
+    /// SET_FEATURES without bit 30 (VU-FEA-05).
+    pub(crate) fn enable_all(&mut self, device: &mut Device) -> Done {
+        for index in self.indices() {
+            device.apply(Op::EnableQueue(index, true)).map_err(ProtocolError::Device)?;
+        }
+        Ok(())
+    }
+
+    /// Moves every ring over to `space`: when this returns nobody uses the memory of before
+    /// (VU-MEM-08).
+    pub(crate) fn move_to(
+        &mut self,
+        space: Arc<AddressSpace>,
+        device: &mut Device,
+        events: Events<'_>,
+    ) -> Done {
+        for index in self.indices() {
+            self.pause(index, device, events)?;
+        }
+        self.space = Arc::clone(&space);
+        device.apply(Op::Memory(space)).map_err(ProtocolError::Device)?;
+        self.rings.iter_mut().for_each(Ring::reconsider);
+        self.start_what_can(device, events)
+    }
+
+    /// RESET_DEVICE: rings forget what they were told but their error descriptors, which
+    /// front-ends send once; memory stays (VU-MSG-09).
+    pub(crate) fn reset(&mut self, device: &mut Device, events: Events<'_>) -> Done {
+        self.end(device, events);
+        for ring in &mut self.rings {
+            *ring = Ring { err: ring.err.take(), ..Ring::default() };
+        }
+        self.agreed = false;
+        device.apply(Op::Memory(Arc::clone(&self.space))).map_err(ProtocolError::Device)
+    }
+
+    /// Every ring stops, and the device forgets the driver and its memory.
+    pub(crate) fn end(&mut self, device: &mut Device, events: Events<'_>) {
+        // A reset that fails has lost a worker, and with it what there was to reset.
+        let (Ok(()) | Err(_)) = device.apply(Op::Reset);
+        self.hear(device, events);
+    }
+
+    /// Passes on what workers have reported. The front-end hears of a broken ring by its error
+    /// descriptor; every other ring goes on (VU-RNG-12).
+    pub(crate) fn hear(&mut self, device: &mut Device, events: Events<'_>) {
+        while let Some(report) = device.next_report() {
+            match report {
+                Report::Fault(fault) => {
+                    if let Ok((_, ring)) = self.ring(u32::from(fault.queue.0)) {
+                        ring.life = Life::Broken;
+                        ring.err.iter().for_each(signal);
+                    }
+                    events(Event::QueueFault(fault));
+                }
+                Report::Host { pair, fault } => events(Event::HostFault { pair, fault }),
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes a ring out of the device and keeps its position; one that ran waits to run again.
+    fn pause(&mut self, queue: QueueIndex, device: &mut Device, events: Events<'_>) -> Done {
+        let index = u32::from(queue.0);
+        if !self.ring(index)?.1.is_held() {
+            return Ok(());
+        }
+        device.apply(Op::StopQueue(queue)).map_err(ProtocolError::Device)?;
+        // What its worker reported belongs to the life that has just ended, not to the next one.
+        self.hear(device, events);
+        let (_, ring) = self.ring(index)?;
+        ring.base = device.cursor(queue).map_or(ring.base, |cursor| Some(cursor.avail));
+        if ring.life == Life::Running {
+            ring.life = Life::Waiting;
+        }
+        Ok(())
+    }
+
+    fn start_what_can(&mut self, device: &mut Device, events: Events<'_>) -> Done {
+        if !self.agreed {
+            return Ok(());
+        }
+        for (index, ring) in (0..).map(QueueIndex).zip(&mut self.rings) {
+            let Some((setup, cursor)) = ring.plan(&self.space) else { continue };
+            match device.apply(Op::StartQueue { index, setup, cursor }) {
+                Ok(()) => {
+                    ring.life = Life::Running;
+                    events(Event::QueueStarted { queue: index, size: ring.size });
+                }
+                // The driver's doing: this ring stands still, the connection goes on.
+                Err(error @ OpError::Queue(..)) => {
+                    ring.life = Life::Refused;
+                    ring.err.iter().for_each(signal);
+                    events(Event::QueueRefused(error));
+                }
+                // The host's: said aloud, and tried again when something changes.
+                Err(error @ OpError::Endpoint(_)) => {
+                    ring.life = Life::Refused;
+                    events(Event::QueueRefused(error));
+                }
+                Err(error) => return Err(ProtocolError::Device(error)),
+            }
+        }
+        Ok(())
+    }
+}
