@@ -17,7 +17,6 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::event::{EventfdFlags, eventfd};
 use vionet::{Device, Interrupt, Op, OpError, QueueIndex, Report};
 use vionet_queue::{Cursor, QueueSetup};
 use vionet_raw::{AddressSpace, MemoryMap, UserAddr};
@@ -51,14 +50,6 @@ fn unblocked(fd: OwnedFd) -> Result<OwnedFd, ProtocolError> {
     done.map(|()| fd).map_err(|errno| ProtocolError::Descriptor(errno.into()))
 }
 
-/// The eventfd of a ring that its driver does not kick: the server does.
-fn own_kick() -> Result<(OwnedFd, OwnedFd), ProtocolError> {
-    let fail = |errno: rustix::io::Errno| ProtocolError::Descriptor(errno.into());
-    let ours = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(fail)?;
-    let theirs = rustix::io::fcntl_dupfd_cloexec(&ours, 0).map_err(fail)?;
-    Ok((ours, theirs))
-}
-
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Life {
     /// Not kicked into life.
@@ -81,8 +72,6 @@ struct Ring {
     base: Option<u16>,
     addresses: Option<RingAddresses>,
     err: Option<OwnedFd>,
-    /// Kicked by the server, in place of a driver that does not kick (VU-RNG-02).
-    polled: Option<OwnedFd>,
 }
 
 impl Ring {
@@ -225,7 +214,6 @@ impl Rings {
         device.apply(Op::SetInterrupt(queue, None)).map_err(ProtocolError::Device)?;
         let (_, ring) = self.ring(index)?;
         ring.life = Life::Idle;
-        ring.polled = None;
         let number = u32::from(ring.base.unwrap_or(0));
         if was_held {
             events(Event::QueueStopped(queue));
@@ -234,7 +222,7 @@ impl Rings {
     }
 
     /// SET_VRING_KICK: the ring is to run, kicked or not: buffers may be waiting already
-    /// (VU-RNG-01).
+    /// (VU-RNG-01). Without a descriptor the device looks at it all the time (VU-RNG-02).
     pub(crate) fn kick(
         &mut self,
         (index, fd): RingFd,
@@ -245,26 +233,8 @@ impl Rings {
         if matches!(ring.life, Life::Idle | Life::Refused) {
             ring.life = Life::Waiting;
         }
-        let kick = match fd {
-            Some(fd) => {
-                ring.polled = None;
-                fd
-            }
-            None => {
-                let (ours, theirs) = own_kick()?;
-                ring.polled = Some(ours);
-                theirs
-            }
-        };
-        device.set_kick(queue, Some(kick)).map_err(ProtocolError::Device)?;
+        device.set_kick(queue, fd).map_err(ProtocolError::Device)?;
         self.start_what_can(device, events)
-    }
-
-    /// Kicks the rings that their driver does not kick; says whether there are any, so that it is
-    /// to be done again soon.
-    pub(crate) fn kick_polled(&self) -> bool {
-        let polled = self.rings.iter().filter_map(|ring| ring.polled.as_ref());
-        polled.inspect(|kick| signal(kick)).count() > 0
     }
 
     /// SET_VRING_CALL. The device signals the new descriptor once: a completion may have been told

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
@@ -17,9 +17,6 @@ use vionet::Device;
 
 use crate::event::{Event, ProtocolError};
 use crate::session::{Session, State};
-
-/// How often rings are looked at whose drivers do not kick (VU-RNG-02).
-const POLL_INTERVAL: Timespec = Timespec { tv_sec: 0, tv_nsec: 250_000 };
 
 /// How many front-ends may wait for their turn.
 const BACKLOG: i32 = 16;
@@ -194,7 +191,7 @@ impl Server {
             Source::Listener(listener) => listener,
         };
         loop {
-            let [stopped, knocked] = wait([stop, listener.as_fd()], None)?;
+            let [stopped, knocked] = wait([stop, listener.as_fd()])?;
             if stopped {
                 return Ok(None);
             }
@@ -216,10 +213,9 @@ impl Server {
             Source::Connected(_) => None,
         };
         loop {
-            let timeout = session.kick_polled().then_some(&POLL_INTERVAL);
             let watched = listener.map_or(stop, AsFd::as_fd);
             let [stopped, readable, reported, knocked] =
-                wait([stop, session.as_fd(), device.reports(), watched], timeout)?;
+                wait([stop, session.as_fd(), device.reports(), watched])?;
             if stopped {
                 return Ok(Ended::Stopped);
             }
@@ -305,13 +301,10 @@ fn wait_failed(errno: Errno) -> ServeError {
     ServeError::Wait(errno.into())
 }
 
-/// Waits until one of the descriptors has something to read, or has ended, or time is up.
-fn wait<const N: usize>(
-    fds: [BorrowedFd<'_>; N],
-    timeout: Option<&Timespec>,
-) -> Result<[bool; N], ServeError> {
+/// Waits until one of the descriptors has something to read or has ended.
+fn wait<const N: usize>(fds: [BorrowedFd<'_>; N]) -> Result<[bool; N], ServeError> {
     let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    match poll(&mut polled, timeout) {
+    match poll(&mut polled, None) {
         Ok(_) | Err(Errno::INTR) => Ok(polled.map(|fd| !fd.revents().is_empty())),
         Err(errno) => Err(wait_failed(errno)),
     }

@@ -118,11 +118,6 @@ impl Session {
         self.rings.hear(device, events);
     }
 
-    /// Kicks rings on behalf of drivers that do not; says whether there are any.
-    pub(crate) fn kick_polled(&self) -> bool {
-        self.rings.kick_polled()
-    }
-
     /// Ends the session: every ring stops, memory is let go. Says whether the other side had sent
     /// any message: who only knocks to see whether somebody listens is no front-end.
     pub(crate) fn end(mut self, device: &mut Device, events: Events<'_>) -> bool {
