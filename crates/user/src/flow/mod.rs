@@ -17,6 +17,8 @@ mod inbound;
 mod port;
 mod slab;
 mod tcp;
+#[cfg(test)]
+mod tests;
 mod udp;
 
 pub(crate) use engine::Engine;

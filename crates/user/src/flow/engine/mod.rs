@@ -357,6 +357,14 @@ fn clock_origin() -> std::time::Instant {
     std::time::Instant::now()
 }
 
+#[cfg(test)]
+impl Engine {
+    /// The TCP connections, for a test that has failed.
+    pub(super) fn flows(&self) -> impl Iterator<Item = String> + '_ {
+        self.tcp.iter().map(|(_, flow)| format!("{flow:?}"))
+    }
+}
+
 /// Why an engine cannot be made.
 #[derive(Debug)]
 pub(crate) enum EngineError {

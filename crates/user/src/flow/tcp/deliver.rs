@@ -70,7 +70,7 @@ impl TcpFlow {
         if self.window_told < WINDOW_SMALL && self.poll_at.is_none() && !self.guest_ended {
             self.poll_at = Some(shop.now.after(WINDOW_POLL));
         }
-        then
+        if self.is_over() { Turn::Ended(Fate::Close) } else { then }
     }
 
     fn header(&mut self, flags: TcpFlags, seq: u32) -> TcpHeader {

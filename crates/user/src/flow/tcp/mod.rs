@@ -95,6 +95,7 @@ pub(super) struct Shop<'s> {
     pub(super) again: &'s mut [u8],
 }
 
+#[derive(Debug)]
 pub(super) struct TcpFlow {
     pub(super) socket: OwnedFd,
     pub(super) key: Key,
@@ -349,7 +350,7 @@ impl TcpFlow {
         }
         self.on_ack(tcp, payload.len, now);
         match self.on_data(tcp, payload, now) {
-            Ok(()) if self.is_over() => Fate::Close,
+            // A last acknowledgement may still be due: the flow ends with its next turn.
             Ok(()) => Fate::Stay,
             Err(_) => Fate::Reset,
         }
