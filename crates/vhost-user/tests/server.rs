@@ -16,6 +16,7 @@
 
 mod bench;
 
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 
@@ -163,6 +164,29 @@ fn it_stops_while_a_front_end_never_pauses() {
     }
     assert_eq!(back.stop().unwrap(), End::Stopped);
     flood.join().unwrap();
+}
+
+#[test]
+fn it_stops_although_nobody_reads_what_it_signals() {
+    let (mut back, mut front) = Back::pair();
+    let mut guest = Guest::new();
+    guest.start(&mut front);
+    // A pipe is a lawful call descriptor (VU-FRM-11); this one is full, and would block a writer.
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while rustix::io::write(&writer, &[0; 4096]).is_ok() {}
+    while rustix::io::write(&writer, &[0; 1]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    front.tell_with(13, &guest.rings[1].number(), &[writer.as_fd()]);
+    for _ in 0..8 {
+        guest.transmit(&[0; 60], true);
+    }
+    while guest.used(1) < 8 {
+        std::thread::yield_now();
+    }
+    assert_eq!(front.base(1), 8);
+    assert_eq!(back.stop().unwrap(), End::Stopped);
+    drop(reader);
 }
 
 #[test]
