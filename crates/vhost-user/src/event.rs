@@ -42,6 +42,8 @@ pub enum Event {
         /// What happened.
         fault: EndpointFault,
     },
+    /// A worker has ended by a defect of ours; its queue pair is not served any more.
+    WorkerLost(PairIndex),
     /// A message was refused, and the front-end told so; the connection goes on.
     MessageRefused(ProtocolError),
     /// The front-end broke the protocol; its connection ends.
@@ -66,6 +68,13 @@ impl fmt::Display for Event {
             Self::QueueRefused(error) => write!(f, "{error}"),
             Self::QueueFault(fault) => write!(f, "the driver broke a rule: {fault}"),
             Self::HostFault { pair, fault } => write!(f, "queue pair {}: {fault}", pair.0),
+            Self::WorkerLost(pair) => {
+                write!(
+                    f,
+                    "the worker of queue pair {} is lost: restart vionet, report this",
+                    pair.0
+                )
+            }
             Self::MessageRefused(error) => write!(f, "refused: {error}"),
             Self::ProtocolError(error) => write!(f, "connection ended: {error}"),
             Self::Disconnected => f.write_str("front-end gone, waiting for the next"),

@@ -320,7 +320,7 @@ impl Rings {
                     events(Event::QueueFault(fault));
                 }
                 Report::Host { pair, fault } => events(Event::HostFault { pair, fault }),
-                _ => {}
+                Report::Lost(pair) => events(Event::WorkerLost(pair)),
             }
         }
     }

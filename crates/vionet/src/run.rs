@@ -27,7 +27,6 @@ use crate::time::Instant;
 
 /// What a worker has to say to the control plane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Report {
     /// A driver broke a rule; that queue stands still until it is stopped.
     Fault(PairFault),

@@ -105,7 +105,7 @@ fn default_mac(args: &ServeArgs) -> Mac {
 fn tell(event: &Event) {
     match event {
         Event::Message { .. } => debug!("{event}"),
-        Event::ProtocolError { .. } => error!("{event}"),
+        Event::ProtocolError(_) | Event::WorkerLost(_) => error!("{event}"),
         Event::MessageRefused { .. } | Event::QueueFault { .. } | Event::HostFault { .. } => {
             warn!("{event}");
         }
