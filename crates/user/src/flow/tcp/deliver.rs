@@ -31,6 +31,8 @@ impl TcpFlow {
                 Ok(Err(_)) | Err(_) => return Turn::Ended(Fate::Reset),
             }
         }
+        // Asked of the kernel once a turn, not once a segment.
+        self.window_told = self.window();
         if self.state == State::Open {
             for _ in 0..TURN {
                 match self.deliver(port, shop) {
@@ -73,10 +75,9 @@ impl TcpFlow {
         if self.is_over() { Turn::Ended(Fate::Close) } else { then }
     }
 
-    fn header(&mut self, flags: TcpFlags, seq: u32) -> TcpHeader {
+    fn header(&self, flags: TcpFlags, seq: u32) -> TcpHeader {
         let is_syn = flags.contains(TcpFlags::SYN);
         let scales = self.guest_scale.is_some() || self.state == State::Calling;
-        self.window_told = self.window();
         let shown = if !is_syn && scales { self.window_told >> SCALE } else { self.window_told };
         let (source, destination) = (self.key.remote.port(), self.key.guest.port());
         TcpHeader {
