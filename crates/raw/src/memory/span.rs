@@ -281,8 +281,11 @@ impl<const N: usize> SpanStore<N> {
     #[inline]
     pub fn push(&mut self, at: GuestAddr, len: u32) -> Pushed {
         let Ok(len) = usize::try_from(len) else { return Pushed::Unmapped };
+        if len == 0 {
+            return Pushed::Added(0);
+        }
         let Some((base, room)) = self.space.map().find(at, &mut self.hint) else {
-            return if len == 0 { Pushed::Added(0) } else { Pushed::Unmapped };
+            return Pushed::Unmapped;
         };
         if room >= len {
             return self.add(base, len);
