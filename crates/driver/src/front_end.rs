@@ -1,4 +1,14 @@
-//! The vhost-user front-end: what a VMM says to a back-end (vhost-user protocol, QEMU's order).
+//! The vhost-user front-end: what a VMM says to a back-end, in QEMU's order.
+//!
+//! ```text
+//!   over       GET_FEATURES, GET/SET_PROTOCOL_FEATURES, GET_QUEUE_NUM, SET_OWNER
+//!   set_...    SET_FEATURES, then SET_MEM_TABLE, or ADD_MEM_REG where memory has slots
+//!   start_ring SET_VRING_NUM, _BASE, _ADDR, _KICK, _CALL, _ERR, _ENABLE
+//!   stop_ring  GET_VRING_BASE
+//! ```
+//!
+//! A message is a header of three words (request, flags, bytes that follow) and its payload. Every
+//! wait for an answer ends after [`ANSWER_MAX`].
 
 use std::io::{IoSlice, Read, Write};
 use std::mem::MaybeUninit;
@@ -21,9 +31,13 @@ const SET_VRING_BASE: u32 = 10;
 const GET_VRING_BASE: u32 = 11;
 const SET_VRING_KICK: u32 = 12;
 const SET_VRING_CALL: u32 = 13;
+const SET_VRING_ERR: u32 = 14;
 const GET_PROTOCOL_FEATURES: u32 = 15;
 const SET_PROTOCOL_FEATURES: u32 = 16;
+const GET_QUEUE_NUM: u32 = 17;
 const SET_VRING_ENABLE: u32 = 18;
+const GET_MAX_MEM_SLOTS: u32 = 36;
+const ADD_MEM_REG: u32 = 37;
 
 const VERSION: u32 = 1;
 const REPLY: u32 = 4;
@@ -31,7 +45,9 @@ const NEED_REPLY: u32 = 8;
 
 /// Virtio feature bit of the protocol itself.
 pub(crate) const F_PROTOCOL_FEATURES: u64 = 1 << 30;
+const PROTOCOL_F_MQ: u64 = 1;
 const PROTOCOL_F_REPLY_ACK: u64 = 1 << 3;
+const PROTOCOL_F_CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 
 /// How long a back-end may take for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -49,12 +65,23 @@ pub struct RingPlace {
     pub used: u64,
 }
 
+/// What a ring rings, and what rings for it.
+#[derive(Clone, Copy, Debug)]
+pub struct RingBells<'b> {
+    /// Rung by the driver: there are new buffers.
+    pub kick: BorrowedFd<'b>,
+    /// Rung by the device: buffers are used.
+    pub call: BorrowedFd<'b>,
+    /// Rung by the device: the ring is broken.
+    pub error: BorrowedFd<'b>,
+}
+
 /// A connection to a vhost-user back-end.
 #[derive(Debug)]
 pub struct FrontEnd {
     socket: UnixStream,
     features: u64,
-    acknowledges: bool,
+    protocol: u64,
 }
 
 impl FrontEnd {
@@ -63,19 +90,33 @@ impl FrontEnd {
     /// # Errors
     /// When the back-end cannot be reached, or does not answer as one.
     pub fn connect(path: &Path) -> Result<Self, GuestError> {
-        let socket = UnixStream::connect(path).map_err(GuestError::Connect)?;
+        Self::over(UnixStream::connect(path).map_err(GuestError::Connect)?)
+    }
+
+    /// Begins the session over a connected socket.
+    ///
+    /// # Errors
+    /// When the other end does not answer as a back-end.
+    pub fn over(socket: UnixStream) -> Result<Self, GuestError> {
         socket.set_read_timeout(Some(ANSWER_MAX)).map_err(GuestError::Socket)?;
         socket.set_write_timeout(Some(ANSWER_MAX)).map_err(GuestError::Socket)?;
-        let mut end = Self { socket, features: 0, acknowledges: false };
+        let mut end = Self { socket, features: 0, protocol: 0 };
         end.features = end.ask(GET_FEATURES, "GET_FEATURES")?;
         if end.features & F_PROTOCOL_FEATURES != 0 {
-            let offered = end.ask(GET_PROTOCOL_FEATURES, "GET_PROTOCOL_FEATURES")?;
-            let wanted = offered & PROTOCOL_F_REPLY_ACK;
-            end.send(SET_PROTOCOL_FEATURES, &wanted.to_ne_bytes(), &[])?;
-            end.acknowledges = wanted != 0;
+            let known = PROTOCOL_F_MQ | PROTOCOL_F_REPLY_ACK | PROTOCOL_F_CONFIGURE_MEM_SLOTS;
+            let wanted = end.ask(GET_PROTOCOL_FEATURES, "GET_PROTOCOL_FEATURES")? & known;
+            end.send(SET_PROTOCOL_FEATURES, &wanted.to_ne_bytes(), &[], false)?;
+            end.protocol = wanted;
+        }
+        if end.has(PROTOCOL_F_MQ) && end.ask(GET_QUEUE_NUM, "GET_QUEUE_NUM")? == 0 {
+            return Err(GuestError::Missing("a single queue"));
         }
         end.tell(SET_OWNER, "SET_OWNER", &[], &[])?;
         Ok(end)
+    }
+
+    fn has(&self, feature: u64) -> bool {
+        self.protocol & feature != 0
     }
 
     /// The virtio features that the back-end offers.
@@ -104,9 +145,19 @@ impl FrontEnd {
         len: u64,
         file: BorrowedFd<'_>,
     ) -> Result<(), GuestError> {
-        let table = [1, guest, len, user, 0].into_iter().flat_map(u64::to_ne_bytes);
-        let table: Vec<u8> = table.collect();
-        self.tell(SET_MEM_TABLE, "SET_MEM_TABLE", &table, &[file])
+        let slots = self.has(PROTOCOL_F_CONFIGURE_MEM_SLOTS);
+        if slots && self.ask(GET_MAX_MEM_SLOTS, "GET_MAX_MEM_SLOTS")? == 0 {
+            return Err(GuestError::Missing("a single slot for memory"));
+        }
+        // The number of regions where it is a table, and padding.
+        let head = [u32::from(!slots), 0].into_iter().flat_map(u32::to_ne_bytes);
+        let region = [guest, len, user, 0].into_iter().flat_map(u64::to_ne_bytes);
+        let payload: Vec<u8> = head.chain(region).collect();
+        if slots {
+            self.tell(ADD_MEM_REG, "ADD_MEM_REG", &payload, &[file])
+        } else {
+            self.tell(SET_MEM_TABLE, "SET_MEM_TABLE", &payload, &[file])
+        }
     }
 
     /// Configures ring `index` and kicks it into life at position 0.
@@ -117,8 +168,7 @@ impl FrontEnd {
         &mut self,
         index: u32,
         place: &RingPlace,
-        kick: BorrowedFd<'_>,
-        call: BorrowedFd<'_>,
+        bells: RingBells<'_>,
     ) -> Result<(), GuestError> {
         let state = |number: u32| [index, number].map(u32::to_ne_bytes).concat();
         let size = u32::from(place.size);
@@ -129,8 +179,9 @@ impl FrontEnd {
         let payload: Vec<u8> = state(0).into_iter().chain(addresses).collect();
         self.tell(SET_VRING_ADDR, "SET_VRING_ADDR", &payload, &[])?;
         let number = u64::from(index).to_ne_bytes();
-        self.tell(SET_VRING_CALL, "SET_VRING_CALL", &number, &[call])?;
-        self.tell(SET_VRING_KICK, "SET_VRING_KICK", &number, &[kick])?;
+        self.tell(SET_VRING_KICK, "SET_VRING_KICK", &number, &[bells.kick])?;
+        self.tell(SET_VRING_CALL, "SET_VRING_CALL", &number, &[bells.call])?;
+        self.tell(SET_VRING_ERR, "SET_VRING_ERR", &number, &[bells.error])?;
         self.tell(SET_VRING_ENABLE, "SET_VRING_ENABLE", &state(1), &[])
     }
 
@@ -140,14 +191,14 @@ impl FrontEnd {
     /// When the back-end does not answer.
     pub fn stop_ring(&mut self, index: u32) -> Result<u16, GuestError> {
         let state = [index, 0].map(u32::to_ne_bytes).concat();
-        self.send(GET_VRING_BASE, &state, &[])?;
-        let answer: [u8; 8] = self.receive(GET_VRING_BASE, "GET_VRING_BASE")?;
+        self.send(GET_VRING_BASE, &state, &[], false)?;
+        let answer = self.receive(GET_VRING_BASE, "GET_VRING_BASE")?;
         let [_, _, _, _, n0, n1, ..] = answer;
         Ok(u16::from_ne_bytes([n0, n1]))
     }
 
     fn ask(&mut self, id: u32, name: &'static str) -> Result<u64, GuestError> {
-        self.send(id, &[], &[])?;
+        self.send(id, &[], &[], false)?;
         self.receive(id, name).map(u64::from_ne_bytes)
     }
 
@@ -159,8 +210,9 @@ impl FrontEnd {
         payload: &[u8],
         fds: &[BorrowedFd<'_>],
     ) -> Result<(), GuestError> {
-        self.send(id, payload, fds)?;
-        if self.acknowledges {
+        let acknowledged = self.has(PROTOCOL_F_REPLY_ACK);
+        self.send(id, payload, fds, acknowledged)?;
+        if acknowledged {
             let answer = self.receive(id, name).map(u64::from_ne_bytes)?;
             return if answer == 0 { Ok(()) } else { Err(GuestError::Refused(name)) };
         }
@@ -168,8 +220,14 @@ impl FrontEnd {
         self.ask(GET_FEATURES, name).map(drop)
     }
 
-    fn send(&mut self, id: u32, payload: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), GuestError> {
-        let flags = if self.acknowledges { VERSION | NEED_REPLY } else { VERSION };
+    fn send(
+        &mut self,
+        id: u32,
+        payload: &[u8],
+        fds: &[BorrowedFd<'_>],
+        acknowledged: bool,
+    ) -> Result<(), GuestError> {
+        let flags = if acknowledged { VERSION | NEED_REPLY } else { VERSION };
         let size = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let header = [id, flags, size].into_iter().flat_map(u32::to_ne_bytes);
         let message: Vec<u8> = header.chain(payload.iter().copied()).collect();
@@ -182,8 +240,7 @@ impl FrontEnd {
             return Err(GuestError::Refused("more descriptors than a message brings"));
         }
         let pieces = [IoSlice::new(&message)];
-        let sent = sendmsg(&self.socket, &pieces, &mut control, SendFlags::NOSIGNAL);
-        match sent {
+        match sendmsg(&self.socket, &pieces, &mut control, SendFlags::NOSIGNAL) {
             Ok(count) if count == message.len() => Ok(()),
             Ok(_) => Err(GuestError::Closed),
             Err(errno) => Err(GuestError::Socket(errno.into())),
@@ -216,5 +273,155 @@ impl FrontEnd {
 impl AsFd for FrontEnd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::OwnedFd;
+    use std::thread::{self, JoinHandle};
+
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+    use super::*;
+
+    const OFFER: u64 = F_PROTOCOL_FEATURES | 0x1234;
+
+    /// One message as a back-end gets it: request, flags, payload, number of descriptors.
+    type Message = (u32, u32, Vec<u8>, usize);
+
+    fn next_message(socket: &UnixStream) -> Option<Message> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let mut header = [0; 12];
+        let mut pieces = [std::io::IoSliceMut::new(&mut header)];
+        let got = recvmsg(socket, &mut pieces, &mut control, RecvFlags::WAITALL).unwrap();
+        if got.bytes == 0 {
+            return None;
+        }
+        let fds = |message| match message {
+            RecvAncillaryMessage::ScmRights(fds) => fds.collect::<Vec<OwnedFd>>().len(),
+            _ => 0,
+        };
+        let count = control.drain().map(fds).sum();
+        let word = |at| u32::from_ne_bytes(*header[at..].first_chunk::<4>().unwrap());
+        let mut payload = vec![0; word(8) as usize];
+        let mut reader = socket;
+        reader.read_exact(&mut payload).unwrap();
+        Some((word(0), word(4), payload, count))
+    }
+
+    fn reply(mut socket: &UnixStream, id: u32, number: u64) {
+        let header = [id, VERSION | REPLY, 8].into_iter().flat_map(u32::to_ne_bytes);
+        let message: Vec<u8> = header.chain(number.to_ne_bytes()).collect();
+        socket.write_all(&message).unwrap();
+    }
+
+    /// A back-end that answers the number asked for, acknowledges, and tells what it heard.
+    fn back_end(protocol: u64, refuse: u32) -> (UnixStream, JoinHandle<Vec<Message>>) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let thread = thread::spawn(move || {
+            let mut heard = Vec::new();
+            while let Some(message) = next_message(&theirs) {
+                let (id, flags, ..) = message;
+                match id {
+                    GET_FEATURES => reply(&theirs, id, OFFER),
+                    GET_PROTOCOL_FEATURES => reply(&theirs, id, protocol),
+                    GET_QUEUE_NUM | GET_MAX_MEM_SLOTS => reply(&theirs, id, 8),
+                    // Index 1, position 77.
+                    GET_VRING_BASE => reply(&theirs, id, 77 << 32 | 1),
+                    _ if flags & NEED_REPLY != 0 => reply(&theirs, id, u64::from(id == refuse)),
+                    _ => {}
+                }
+                heard.push(message);
+            }
+            heard
+        });
+        (ours, thread)
+    }
+
+    fn whole_session(protocol: u64) -> Vec<Message> {
+        let (socket, thread) = back_end(protocol, 0);
+        let mut end = FrontEnd::over(socket).unwrap();
+        assert_eq!(end.offered(), 0x1234);
+        end.set_features(0x34).unwrap();
+        let file = vionet_raw::host::mmap::memory_file("front-end-test", 4096).unwrap();
+        let fd = file.as_fd();
+        end.set_memory(1 << 20, 7 << 40, 4096, fd).unwrap();
+        let place = RingPlace { size: 128, descriptors: 1, avail: 2, used: 3 };
+        end.start_ring(1, &place, RingBells { kick: fd, call: fd, error: fd }).unwrap();
+        assert_eq!(end.stop_ring(1).unwrap(), 77);
+        drop(end);
+        thread.join().unwrap()
+    }
+
+    fn requests(heard: &[Message]) -> Vec<u32> {
+        heard.iter().map(|message| message.0).collect()
+    }
+
+    #[test]
+    fn a_session_has_the_order_of_qemu_and_every_descriptor_its_message() {
+        let heard = whole_session(PROTOCOL_F_MQ | PROTOCOL_F_REPLY_ACK | 1 << 63);
+        let order = [1, 15, 16, 17, 3, 2, 5, 8, 10, 9, 12, 13, 14, 18, 11];
+        assert_eq!(requests(&heard), order);
+        for (id, flags, payload, fds) in &heard {
+            let brings = matches!(*id, SET_MEM_TABLE | 12..=14);
+            assert_eq!(*fds, usize::from(brings), "descriptors of {id}");
+            let asks = matches!(*id, 1 | 11 | 15 | 16 | 17);
+            assert_eq!(flags & NEED_REPLY == 0, asks, "flags of {id}");
+            if *id == SET_PROTOCOL_FEATURES {
+                assert_eq!(payload[..], 9_u64.to_ne_bytes(), "only what is known is taken");
+            }
+        }
+        let table: Vec<u8> =
+            [1, 1 << 20, 4096, 7 << 40, 0].into_iter().flat_map(u64::to_le_bytes).collect();
+        assert_eq!(heard[6].2, table);
+    }
+
+    #[test]
+    fn memory_goes_into_slots_where_there_are_slots() {
+        let heard = whole_session(PROTOCOL_F_REPLY_ACK | PROTOCOL_F_CONFIGURE_MEM_SLOTS);
+        assert_eq!(requests(&heard)[..7], [1, 15, 16, 3, 2, 36, 37]);
+        let (.., payload, fds) = &heard[6];
+        assert_eq!((payload.len(), *fds), (40, 1));
+        assert_eq!(payload[..8], [0; 8], "padding");
+    }
+
+    #[test]
+    fn without_acknowledgements_each_request_is_followed_by_a_question() {
+        let heard = whole_session(0);
+        assert_eq!(requests(&heard)[..7], [1, 15, 16, 3, 1, 2, 1]);
+        assert!(heard.iter().all(|message| message.1 & NEED_REPLY == 0));
+    }
+
+    #[test]
+    fn a_refusal_names_the_request() {
+        let (socket, _thread) = back_end(PROTOCOL_F_REPLY_ACK, SET_FEATURES);
+        let mut end = FrontEnd::over(socket).unwrap();
+        let refused = end.set_features(1);
+        assert!(matches!(refused, Err(GuestError::Refused("SET_FEATURES"))), "{refused:?}");
+    }
+
+    #[test]
+    fn answers_that_make_no_sense_and_ends_are_errors() {
+        let answer = |bytes: &[u8]| {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(bytes).unwrap();
+            theirs.shutdown(std::net::Shutdown::Write).unwrap();
+            FrontEnd::over(ours).unwrap_err()
+        };
+        let words = |words: [u32; 3]| words.map(u32::to_ne_bytes).concat();
+        for wrong in [
+            [GET_FEATURES, VERSION, 8],
+            [GET_FEATURES, VERSION | REPLY, 4],
+            [GET_FEATURES, VERSION | REPLY, u32::MAX],
+            [SET_OWNER, VERSION | REPLY, 8],
+            [GET_FEATURES, REPLY, 8],
+        ] {
+            assert!(matches!(answer(&words(wrong)), GuestError::BadReply("GET_FEATURES")));
+        }
+        let half = [words([GET_FEATURES, VERSION | REPLY, 8]), vec![0; 3]].concat();
+        assert!(matches!(answer(&half), GuestError::Closed));
+        assert!(matches!(answer(&[]), GuestError::Closed));
     }
 }

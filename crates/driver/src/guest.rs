@@ -1,16 +1,19 @@
 //! A guest: what a machine does with its network, step by step, each within a time limit.
+//!
+//! ```text
+//!   start -> lease, autoconfigure -> ping, resolve, udp_echo           probe.rs
+//!                                    download, upload, measure, echo   transfer.rs
+//! ```
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::socket::{dhcpv4, dns, icmp, tcp};
-use smoltcp::wire::{
-    DnsQueryType, EthernetAddress, HardwareAddress, Icmpv4Packet, Icmpv4Repr, Icmpv6Packet,
-    Icmpv6Repr, IpAddress, IpCidr, IpEndpoint,
-};
+use smoltcp::iface::{Config, Interface, PollResult, SocketSet};
+use smoltcp::socket::dhcpv4;
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
+use crate::discovery::{self, Heard};
 use crate::error::GuestError;
 use crate::nic::Nic;
 use crate::stack::Link;
@@ -20,11 +23,11 @@ use crate::stack::Link;
 pub struct GuestOptions {
     /// Its MAC address.
     pub mac: [u8; 6],
-    /// The largest IP packet it sends, in bytes.
+    /// The largest IP packet it sends, in bytes, 1280 to 65520; the network may ask for less.
     pub mtu: u16,
-    /// Its IPv6 address, /64, and router, to be set by hand.
+    /// Its IPv6 address, /64, and router, to be set by hand; see also [`Guest::autoconfigure`].
     pub ipv6: Option<(Ipv6Addr, Ipv6Addr)>,
-    /// How long a step may take.
+    /// How long a step may wait without getting on.
     pub patience: Duration,
 }
 
@@ -32,7 +35,7 @@ impl Default for GuestOptions {
     fn default() -> Self {
         Self {
             mac: [0x52, 0x54, 0, 0x76, 0x69, 0x6f],
-            mtu: 65_520,
+            mtu: MTU_MAX,
             ipv6: None,
             patience: Duration::from_secs(10),
         }
@@ -50,36 +53,49 @@ pub struct Lease {
     pub router: Option<Ipv4Addr>,
     /// Where names are resolved.
     pub dns: Vec<Ipv4Addr>,
+    /// The largest IP packet of the network, in bytes, if the server says so.
+    pub mtu: Option<u16>,
 }
 
-/// Which way data goes in a measurement, seen from the guest.
+/// What a router advertisement has given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// The guest sends.
-    Transmit,
-    /// The guest receives.
-    Receive,
+pub struct Autoconf {
+    /// The guest's address, of its own making.
+    pub address: Ipv6Addr,
+    /// The way out: the router's link-local address.
+    pub router: Ipv6Addr,
+    /// The largest IP packet of the network, in bytes, if the router says so.
+    pub mtu: Option<u16>,
 }
 
-/// Bytes of a TCP socket's buffers, each way.
-const TCP_BUFFER: usize = 4 << 20;
+const MTU_MAX: u16 = 65_520;
+/// What every IPv6 link carries (RFC 8200 §5).
+const MTU_MIN: u16 = 1280;
 /// The longest sleep between two looks at the sockets.
 const NAP: Duration = Duration::from_millis(50);
-const PING_ID: u16 = 0x7669;
+/// The shortest: smoltcp wants to send, and there is no room.
+const BLINK: Duration = Duration::from_millis(1);
+/// How soon a question that may have been lost is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// Router, netmask, DNS and MTU (RFC 2132).
+const DHCP_WANTED: &[u8] = &[1, 3, 6, 26];
 
 /// A running guest.
 pub struct Guest {
-    link: Link,
-    interface: Interface,
-    sockets: SocketSet<'static>,
+    pub(crate) link: Link,
+    pub(crate) interface: Interface,
+    pub(crate) sockets: SocketSet<'static>,
+    pub(crate) dns: Vec<IpAddress>,
+    mac: [u8; 6],
+    ipv4: Option<Lease>,
+    ipv6: Option<(Ipv6Addr, Ipv6Addr)>,
     patience: Duration,
     origin: Instant,
-    next_port: u16,
-    dns: Vec<IpAddress>,
+    last_port: u16,
 }
 
 #[allow(clippy::disallowed_methods, reason = "a guest is a program with a clock of its own")]
-fn clock() -> Instant {
+pub(crate) fn clock() -> Instant {
     Instant::now()
 }
 
@@ -87,35 +103,67 @@ impl Guest {
     /// Attaches a guest to the back-end at `socket`.
     ///
     /// # Errors
-    /// When the back-end cannot be reached or refuses.
+    /// When the options make no sense, or the back-end cannot be reached or refuses.
     pub fn start(socket: &Path, options: &GuestOptions) -> Result<Self, GuestError> {
-        let mut link = Link::new(Nic::attach(socket)?, options.mtu);
-        let mac = HardwareAddress::Ethernet(EthernetAddress(options.mac));
-        let origin = clock();
-        let mut config = Config::new(mac);
-        config.random_seed = u64::from(std::process::id());
-        let mut interface = Interface::new(config, &mut link, smoltcp::time::Instant::ZERO);
-        if let Some((address, router)) = options.ipv6 {
-            interface.update_ip_addrs(|all| {
-                // There is room for the first address.
-                let (Ok(()) | Err(_)) = all.push(IpCidr::new(IpAddress::Ipv6(address), 64));
-            });
-            let (Ok(_) | Err(_)) = interface.routes_mut().add_default_ipv6_route(router);
-        }
-        Ok(Self {
+        options.check()?;
+        Self::with(Nic::attach(socket)?, options)
+    }
+
+    /// A guest with this card.
+    ///
+    /// # Errors
+    /// When the options make no sense.
+    pub fn with(nic: Nic, options: &GuestOptions) -> Result<Self, GuestError> {
+        options.check()?;
+        let mut link = Link::new(nic, options.mtu);
+        let interface = interface(&mut link, options.mac, smoltcp::time::Instant::ZERO);
+        let mut guest = Self {
             link,
             interface,
             sockets: SocketSet::new(Vec::new()),
-            patience: options.patience,
-            origin,
-            next_port: 49_152,
             dns: Vec::new(),
-        })
+            mac: options.mac,
+            ipv4: None,
+            ipv6: options.ipv6,
+            patience: options.patience,
+            origin: clock(),
+            last_port: 49_152,
+        };
+        guest.configure();
+        Ok(guest)
+    }
+
+    /// Makes the interface anew from what is known: smoltcp's keep the MTU that they begin with.
+    fn configure(&mut self) {
+        let now = self.now();
+        self.interface = interface(&mut self.link, self.mac, now);
+        // There is room for one address and one route of each family, and no more come.
+        let (v4, v6) = (self.ipv4.clone(), self.ipv6);
+        self.interface.update_ip_addrs(|all| {
+            let v4 = v4.as_ref().map(|lease| (IpAddress::Ipv4(lease.address), lease.prefix));
+            let v6 = v6.map(|(address, _)| (IpAddress::Ipv6(address), 64));
+            for (address, prefix) in v4.into_iter().chain(v6) {
+                let (Ok(()) | Err(_)) = all.push(IpCidr::new(address, prefix));
+            }
+        });
+        if let Some(router) = v4.and_then(|lease| lease.router) {
+            let (Ok(_) | Err(_)) = self.interface.routes_mut().add_default_ipv4_route(router);
+        }
+        if let Some((_, router)) = v6 {
+            let (Ok(_) | Err(_)) = self.interface.routes_mut().add_default_ipv6_route(router);
+        }
+    }
+
+    /// Takes the network's MTU if it is less than ours.
+    fn limit_mtu(&mut self, mtu: Option<u16>) {
+        let mtu = mtu.unwrap_or(MTU_MAX).max(MTU_MIN);
+        self.link.mtu = self.link.mtu.min(mtu);
     }
 
     /// Lets the stack work once and sleeps until something happens.
-    fn turn(&mut self) -> Result<(), GuestError> {
+    pub(crate) fn turn(&mut self) -> Result<(), GuestError> {
         let now = self.now();
+        self.link.begin_round();
         let result = self.interface.poll(now, &mut self.link, &mut self.sockets);
         self.link.nic.flush();
         if let Some(error) = self.link.failed.take() {
@@ -125,8 +173,7 @@ impl Guest {
             return Ok(());
         }
         let delay = self.interface.poll_delay(self.now(), &self.sockets);
-        let delay = delay.map_or(NAP, Duration::from).min(NAP);
-        if delay.is_zero() { Ok(()) } else { self.link.nic.wait(delay) }
+        self.link.nic.wait(delay.map_or(NAP, Duration::from).clamp(BLINK, NAP))
     }
 
     fn now(&self) -> smoltcp::time::Instant {
@@ -135,7 +182,7 @@ impl Guest {
     }
 
     /// Turns until `done` has something, or patience ends.
-    fn until<T>(
+    pub(crate) fn until<T>(
         &mut self,
         what: &'static str,
         mut done: impl FnMut(&mut Self) -> Result<Option<T>, GuestError>,
@@ -152,12 +199,25 @@ impl Guest {
         }
     }
 
+    /// A port that has not been used for a while.
+    pub(crate) fn port(&mut self) -> u16 {
+        self.last_port = self.last_port.checked_add(1).unwrap_or(49_152);
+        self.last_port
+    }
+
     /// Gets an address by DHCP and configures it.
     ///
     /// # Errors
     /// When no server answers.
     pub fn lease(&mut self) -> Result<Lease, GuestError> {
-        let handle = self.sockets.add(dhcpv4::Socket::new());
+        let mut socket = dhcpv4::Socket::new();
+        socket.set_parameter_request_list(DHCP_WANTED);
+        let mut retry = dhcpv4::RetryConfig::default();
+        retry.discover_timeout = ASK_AGAIN.into();
+        retry.initial_request_timeout = ASK_AGAIN.into();
+        socket.set_retry_config(retry);
+        let handle = self.sockets.add(socket);
+        self.link.heard = Some(Heard::default());
         let lease = self.until("waiting for a DHCP lease", |guest| {
             let socket = guest.sockets.get_mut::<dhcpv4::Socket<'_>>(handle);
             Ok(match socket.poll() {
@@ -166,275 +226,51 @@ impl Guest {
                     prefix: config.address.prefix_len(),
                     router: config.router,
                     dns: config.dns_servers.iter().copied().collect(),
+                    mtu: guest.link.heard.as_ref().and_then(|heard| heard.lease_mtu),
                 }),
                 Some(dhcpv4::Event::Deconfigured) | None => None,
             })
-        })?;
-        self.sockets.remove(handle);
-        self.interface.update_ip_addrs(|all| {
-            let address = IpCidr::new(IpAddress::Ipv4(lease.address), lease.prefix);
-            // There is room for one address of each family.
-            let (Ok(()) | Err(_)) = all.insert(0, address);
         });
-        if let Some(router) = lease.router {
-            let (Ok(_) | Err(_)) = self.interface.routes_mut().add_default_ipv4_route(router);
-        }
+        self.sockets.remove(handle);
+        self.link.heard = None;
+        let lease = lease?;
         self.dns = lease.dns.iter().map(|server| IpAddress::Ipv4(*server)).collect();
+        self.limit_mtu(lease.mtu);
+        self.ipv4 = Some(lease.clone());
+        self.configure();
         Ok(lease)
     }
 
-    /// Sends an echo request and waits for the reply; returns how long it took.
+    /// Asks for a router and configures an IPv6 address in the prefix that it advertises, in place
+    /// of the one set by hand (RFC 4862).
     ///
     /// # Errors
-    /// When there is no reply.
-    pub fn ping(&mut self, to: IpAddr) -> Result<Duration, GuestError> {
-        let buffer =
-            || icmp::PacketBuffer::new(vec![icmp::PacketMetadata::EMPTY; 4], vec![0; 2048]);
-        let handle = self.sockets.add(icmp::Socket::new(buffer(), buffer()));
-        let socket = self.sockets.get_mut::<icmp::Socket<'_>>(handle);
-        let bound = socket.bind(icmp::Endpoint::Ident(PING_ID));
-        bound.map_err(|_| GuestError::Network("an echo socket"))?;
-        let start = clock();
-        let result = self.send_echo(handle, to).and_then(|()| {
-            self.until("waiting for an echo reply", |guest| {
-                let socket = guest.sockets.get_mut::<icmp::Socket<'_>>(handle);
-                let came = socket.recv().is_ok_and(|(_, from)| IpAddr::from(from) == to);
-                Ok(came.then(|| start.elapsed()))
-            })
+    /// When no router answers.
+    pub fn autoconfigure(&mut self) -> Result<Autoconf, GuestError> {
+        self.link.heard = Some(Heard::default());
+        let mut question = discovery::router_solicitation(self.mac);
+        let mut asked: Option<Instant> = None;
+        let advert = self.until("waiting for a router", |guest| {
+            let due = asked.is_none_or(|at| at.elapsed() > ASK_AGAIN);
+            if due && guest.link.nic.can_send()? {
+                guest.link.nic.send(&mut question)?;
+                asked = Some(clock());
+            }
+            Ok(guest.link.heard.as_ref().and_then(|heard| heard.advert))
         });
-        self.sockets.remove(handle);
-        result
+        self.link.heard = None;
+        let advert = advert?;
+        let address = discovery::address_in(advert.prefix, self.mac);
+        self.limit_mtu(advert.mtu);
+        self.ipv6 = Some((address, advert.router));
+        self.configure();
+        Ok(Autoconf { address, router: advert.router, mtu: advert.mtu })
     }
 
-    fn send_echo(&mut self, handle: SocketHandle, to: IpAddr) -> Result<(), GuestError> {
-        const DATA: &[u8] = b"vionet built-in guest: anybody there?";
-        let caps = smoltcp::phy::Device::capabilities(&self.link).checksum;
-        let source = self.interface.ipv6_addr().unwrap_or(Ipv6Addr::UNSPECIFIED);
-        let socket = self.sockets.get_mut::<icmp::Socket<'_>>(handle);
-        let refused = |_| GuestError::Network("an echo request");
-        match to {
-            IpAddr::V4(_) => {
-                let request = Icmpv4Repr::EchoRequest { ident: PING_ID, seq_no: 1, data: DATA };
-                let room = socket.send(request.buffer_len(), to.into()).map_err(refused)?;
-                request.emit(&mut Icmpv4Packet::new_unchecked(room), &caps);
-            }
-            IpAddr::V6(to) => {
-                let request = Icmpv6Repr::EchoRequest { ident: PING_ID, seq_no: 1, data: DATA };
-                let room = socket.send(request.buffer_len(), IpAddress::Ipv6(to));
-                let room = room.map_err(refused)?;
-                request.emit(&source, &to, &mut Icmpv6Packet::new_unchecked(room), &caps);
-            }
-        }
-        Ok(())
-    }
-
-    /// Resolves a name with the servers of the lease.
-    ///
-    /// # Errors
-    /// When no server answers, or none knows the name.
-    pub fn resolve(&mut self, name: &str) -> Result<Vec<IpAddr>, GuestError> {
-        let handle = self.sockets.add(dns::Socket::new(&self.dns, vec![]));
-        let context = self.interface.context();
-        let socket = self.sockets.get_mut::<dns::Socket<'_>>(handle);
-        let query = socket.start_query(context, name, DnsQueryType::A);
-        let query = query.map_err(|_| GuestError::Network("a name to resolve"))?;
-        let result = self.until("waiting for the name to be resolved", |guest| {
-            let socket = guest.sockets.get_mut::<dns::Socket<'_>>(handle);
-            match socket.get_query_result(query) {
-                Ok(addresses) => Ok(Some(addresses.iter().copied().map(IpAddr::from).collect())),
-                Err(dns::GetQueryResultError::Pending) => Ok(None),
-                Err(dns::GetQueryResultError::Failed) => {
-                    Err(GuestError::Network("the name: no server knows it"))
-                }
-            }
-        });
-        self.sockets.remove(handle);
-        result
-    }
-
-    /// Opens a TCP connection.
-    fn connect(&mut self, to: SocketAddr) -> Result<SocketHandle, GuestError> {
-        let buffer = || tcp::SocketBuffer::new(vec![0; TCP_BUFFER]);
-        let mut socket = tcp::Socket::new(buffer(), buffer());
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
-        let handle = self.sockets.add(socket);
-        self.next_port = self.next_port.checked_add(1).unwrap_or(49_152);
-        let port = self.next_port;
-        let context = self.interface.context();
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
-        let begun = socket.connect(context, IpEndpoint::from(to), port);
-        begun.map_err(|_| GuestError::Network("a connection: no address of that family"))?;
-        let opened = self.until("connecting", |guest| {
-            let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
-            match socket.state() {
-                tcp::State::Established => Ok(Some(())),
-                tcp::State::Closed => Err(GuestError::Network("the connection: refused")),
-                _ => Ok(None),
-            }
-        });
-        match opened {
-            Ok(()) => Ok(handle),
-            Err(error) => {
-                self.sockets.remove(handle);
-                Err(error)
-            }
-        }
-    }
-
-    /// Downloads `path` by HTTP and hands the content to `take`; returns its length and the time
-    /// since the connection stood (smoltcp looks for one neighbour per second).
-    ///
-    /// # Errors
-    /// When the server refuses, or the connection ends early.
-    pub fn download(
-        &mut self,
-        from: SocketAddr,
-        path: &str,
-        take: &mut dyn FnMut(&[u8]),
-    ) -> Result<(u64, Duration), GuestError> {
-        let handle = self.connect(from)?;
-        let start = clock();
-        let request = format!("GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", from.ip());
-        self.send_all(handle, request.as_bytes())?;
-        let mut head = Vec::new();
-        let mut body = 0_u64;
-        let mut in_body = false;
-        let result = loop {
-            let step = self.until("downloading", |guest| {
-                let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
-                if !socket.can_recv() {
-                    return Ok((!socket.may_recv()).then_some(None));
-                }
-                let got = socket.recv(|bytes| (bytes.len(), bytes.to_vec()));
-                got.map(|bytes| Some(Some(bytes)))
-                    .map_err(|_| GuestError::Network("the download: reset"))
-            });
-            let bytes = match step {
-                Ok(Some(bytes)) => bytes,
-                Ok(None) => break Ok((body, start.elapsed())),
-                Err(error) => break Err(error),
-            };
-            let content = if in_body {
-                bytes
-            } else {
-                head.extend(bytes);
-                let Some(end) = head.windows(4).position(|four| four == b"\r\n\r\n") else {
-                    continue;
-                };
-                if !head.starts_with(b"HTTP/1.0 200") {
-                    break Err(GuestError::Network("the download: not found"));
-                }
-                in_body = true;
-                head.split_off(end.saturating_add(4).min(head.len()))
-            };
-            body = body.saturating_add(u64::try_from(content.len()).unwrap_or(0));
-            take(&content);
-        };
-        self.close(handle);
-        result
-    }
-
-    fn send_all(&mut self, handle: SocketHandle, bytes: &[u8]) -> Result<(), GuestError> {
-        let mut done = 0_usize;
-        self.until("sending", |guest| {
-            let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
-            let rest = bytes.get(done..).unwrap_or(&[]);
-            let sent = socket.send_slice(rest);
-            done = done.saturating_add(sent.map_err(|_| GuestError::Network("the connection"))?);
-            Ok((done >= bytes.len()).then_some(()))
-        })
-    }
-
-    fn close(&mut self, handle: SocketHandle) {
-        self.sockets.get_mut::<tcp::Socket<'_>>(handle).abort();
-        // The reset is on its way, or the back-end is gone, which the next step will tell.
-        let (Ok(()) | Err(_)) = self.turn();
-        self.sockets.remove(handle);
-    }
-
-    /// Sends or receives as fast as it goes for `time`, to or from [`crate::Peer`]'s stream port;
-    /// returns bytes per second.
-    ///
-    /// # Errors
-    /// When the connection fails.
-    pub fn measure(
-        &mut self,
-        to: SocketAddr,
-        direction: Direction,
-        time: Duration,
-    ) -> Result<f64, GuestError> {
-        let handle = self.connect(to)?;
-        let word: &[u8] = match direction {
-            Direction::Transmit => b"S",
-            Direction::Receive => b"R",
-        };
-        self.send_all(handle, word)?;
-        let start = clock();
-        let mut bytes = 0_usize;
-        let mut result = Ok(());
-        while result.is_ok() && start.elapsed() < time {
-            let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
-            let moved = match direction {
-                Direction::Transmit => socket.send(|room| (room.len(), room.len())).ok(),
-                Direction::Receive => socket.recv(|got| (got.len(), got.len())).ok(),
-            };
-            bytes = bytes.saturating_add(moved.unwrap_or(0));
-            result = if moved.is_some() {
-                self.turn()
-            } else {
-                Err(GuestError::Network("the measurement: connection lost"))
-            };
-        }
-        if direction == Direction::Transmit {
-            // What is still queued here has not gone anywhere.
-            let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
-            bytes = bytes.saturating_sub(socket.send_queue());
-        }
-        let seconds = start.elapsed().as_secs_f64();
-        self.close(handle);
-        #[expect(clippy::as_conversions, reason = "a rate for people; the loss is past 2^52 bytes")]
-        result.map(|()| bytes as f64 / seconds)
-    }
-
-    /// Accepts one connection on `port` and sends back what comes, until the far end is done;
-    /// returns the bytes that went round.
-    ///
-    /// # Errors
-    /// When nobody connects.
-    pub fn echo_once(&mut self, port: u16) -> Result<u64, GuestError> {
-        let buffer = || tcp::SocketBuffer::new(vec![0; 1 << 16]);
-        let handle = self.sockets.add(tcp::Socket::new(buffer(), buffer()));
-        let socket = self.sockets.get_mut::<tcp::Socket<'_>>(handle);
-        let listening = socket.listen(port);
-        listening.map_err(|_| GuestError::Network("a port to listen on"))?;
-        let mut round = 0_u64;
-        let mut begun = false;
-        let result = self.until("echoing", |guest| {
-            let socket = guest.sockets.get_mut::<tcp::Socket<'_>>(handle);
-            begun |= socket.may_send();
-            if socket.can_recv() && socket.can_send() {
-                let room = socket.send_capacity().saturating_sub(socket.send_queue());
-                let got = socket.recv(|bytes| {
-                    let len = bytes.len().min(room);
-                    (len, bytes.get(..len).unwrap_or(&[]).to_vec())
-                });
-                let bytes = got.unwrap_or_default();
-                let (Ok(_) | Err(_)) = socket.send_slice(&bytes);
-                round = round.saturating_add(u64::try_from(bytes.len()).unwrap_or(0));
-            }
-            if begun && !socket.may_recv() && socket.send_queue() == 0 {
-                socket.close();
-                return Ok((!socket.is_open()
-                    || matches!(socket.state(), tcp::State::LastAck | tcp::State::TimeWait))
-                .then_some(round));
-            }
-            Ok(None)
-        });
-        // Once more, so that our FIN goes out.
-        let (Ok(()) | Err(_)) = self.turn();
-        self.sockets.remove(handle);
-        result
+    /// The largest IP packet that the guest sends, in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.link.mtu
     }
 
     /// Stops the queues in order and lets the back-end go.
@@ -443,5 +279,54 @@ impl Guest {
     /// When the back-end does not answer.
     pub fn stop(self) -> Result<(), GuestError> {
         self.link.nic.detach()
+    }
+}
+
+impl GuestOptions {
+    /// smoltcp takes it for granted that these hold.
+    fn check(&self) -> Result<(), GuestError> {
+        let [first, ..] = self.mac;
+        if first & 1 != 0 || self.mac == [0; 6] {
+            return Err(GuestError::Options("the MAC address is not one of a single card"));
+        }
+        if !(MTU_MIN..=MTU_MAX).contains(&self.mtu) {
+            return Err(GuestError::Options("the mtu must be 1280 to 65520"));
+        }
+        let group = |address: Ipv6Addr| address.is_multicast() || address.is_unspecified();
+        if self.ipv6.is_some_and(|(address, router)| group(address) || group(router)) {
+            return Err(GuestError::Options("an IPv6 address is not one of a single host"));
+        }
+        Ok(())
+    }
+}
+
+fn interface(link: &mut Link, mac: [u8; 6], now: smoltcp::time::Instant) -> Interface {
+    let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac)));
+    config.random_seed = u64::from(std::process::id());
+    Interface::new(config, link, now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_that_break_a_standard_are_refused_before_anything_happens() {
+        let good = GuestOptions::default();
+        good.check().unwrap();
+        let v6 = |address: &str| Some((address.parse().unwrap(), "fe80::1".parse().unwrap()));
+        for wrong in [
+            GuestOptions { mac: [1, 0, 0, 0, 0, 0], ..good.clone() },
+            GuestOptions { mac: [0; 6], ..good.clone() },
+            GuestOptions { mtu: 1279, ..good.clone() },
+            GuestOptions { mtu: u16::MAX, ..good.clone() },
+            GuestOptions { ipv6: v6("ff02::1"), ..good.clone() },
+            GuestOptions { ipv6: v6("::"), ..good.clone() },
+        ] {
+            let outcome = Guest::start(Path::new("/nowhere"), &wrong).err().unwrap();
+            assert!(matches!(outcome, GuestError::Options(_)), "{wrong:?}");
+        }
+        let nowhere = Guest::start(Path::new("/nowhere"), &good).err().unwrap();
+        assert!(matches!(nowhere, GuestError::Connect(_)));
     }
 }

@@ -1,21 +1,36 @@
 //! What the guest talks to: servers on the host's loopback, each in a thread.
 //!
-//! * HTTP on one port: `GET /file` answers with [`Content`].
-//! * Streams on another: the client says `S` and sends, or `R` and receives, until it has enough.
-//! * DNS on a third: [`NAME`] is known, nothing else is.
+//! * HTTP: `GET /file` answers with [`Content`].
+//! * Streams: the client's first byte says what it wants. `R`: it receives until it has enough.
+//!   `C`: it sends [`Content`], closes its side, and is told how many bytes of it were right (u64,
+//!   little-endian). `S` and everything else: it sends, and nobody cares.
+//! * Echo: a datagram goes back where it came from.
+//! * DNS: [`NAME`] is known, nothing else is.
 
-use std::io::{self, Read, Write};
+mod names;
+
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// The one name that the peer's DNS server knows.
-pub const NAME: &str = "demo.vionet.test";
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// What the name stands for: an address for documentation (RFC 5737).
-const ANSWER: [u8; 4] = [192, 0, 2, 80];
+use crate::guest::clock;
+pub use names::{ADDRESSES, NAME};
+
+pub(crate) const WORD_SEND: u8 = b'S';
+pub(crate) const WORD_RECEIVE: u8 = b'R';
+pub(crate) const WORD_COUNT: u8 = b'C';
+
+/// How soon a server notices that it is to stop.
+const TICK: Duration = Duration::from_millis(50);
+/// How long a client may be silent: one that goes away without a word keeps no thread for ever.
+const IDLE_MAX: Duration = Duration::from_secs(20);
+/// Connections of one port at a time; more wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 64;
 
 /// The content of the file: bytes that tell their place, the same on every run.
 #[derive(Clone, Copy, Debug)]
@@ -56,18 +71,26 @@ impl Iterator for Content {
     }
 }
 
-/// Servers on the host's loopback; they stop when this is dropped.
+/// Servers on the host's loopback. When this is dropped they stop, with all of their connections.
 #[derive(Debug)]
 pub struct Peer {
     http: SocketAddr,
     streams: SocketAddr,
+    echo: SocketAddr,
     dns: SocketAddr,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     threads: Vec<JoinHandle<()>>,
 }
 
-/// How soon a server notices that it is to stop.
-const TICK: Duration = Duration::from_millis(50);
+/// Whether the servers are to stop.
+#[derive(Clone, Debug, Default)]
+struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    fn is_asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 impl Peer {
     /// Starts the servers; the file has `file_len` bytes.
@@ -77,30 +100,28 @@ impl Peer {
     pub fn start(file_len: u64) -> io::Result<Self> {
         let local = (Ipv4Addr::LOCALHOST, 0);
         let (http, streams) = (TcpListener::bind(local)?, TcpListener::bind(local)?);
-        let dns = UdpSocket::bind(local)?;
-        let stop = Arc::new(AtomicBool::new(false));
+        let (echo, dns) = (UdpSocket::bind(local)?, UdpSocket::bind(local)?);
         let mut peer = Self {
             http: http.local_addr()?,
             streams: streams.local_addr()?,
+            echo: echo.local_addr()?,
             dns: dns.local_addr()?,
-            stop: Arc::clone(&stop),
+            stop: Stop::default(),
             threads: Vec::new(),
         };
         peer.spawn("peer-http", move |stop| {
-            serve(&http, stop, move |stream| answer_http(stream, file_len));
+            accept(&http, stop, move |line| answer_http(line, file_len));
         })?;
-        peer.spawn("peer-streams", move |stop| serve(&streams, stop, answer_stream))?;
-        dns.set_read_timeout(Some(TICK))?;
-        peer.spawn("peer-dns", move |stop| serve_dns(&dns, stop))?;
+        peer.spawn("peer-streams", move |stop| accept(&streams, stop, answer_stream))?;
+        peer.spawn("peer-echo", move |stop| {
+            answer_datagrams(&echo, stop, |datagram| Some(datagram.to_vec()));
+        })?;
+        peer.spawn("peer-dns", move |stop| answer_datagrams(&dns, stop, names::answer))?;
         Ok(peer)
     }
 
-    fn spawn(
-        &mut self,
-        name: &str,
-        work: impl FnOnce(&Arc<AtomicBool>) + Send + 'static,
-    ) -> io::Result<()> {
-        let stop = Arc::clone(&self.stop);
+    fn spawn(&mut self, name: &str, work: impl FnOnce(&Stop) + Send + 'static) -> io::Result<()> {
+        let stop = self.stop.clone();
         let thread = thread::Builder::new().name(name.into()).spawn(move || work(&stop))?;
         self.threads.push(thread);
         Ok(())
@@ -118,6 +139,12 @@ impl Peer {
         self.streams
     }
 
+    /// Where datagrams go back.
+    #[must_use]
+    pub fn echo(&self) -> SocketAddr {
+        self.echo
+    }
+
     /// Where names are resolved.
     #[must_use]
     pub fn dns(&self) -> SocketAddr {
@@ -127,7 +154,7 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.0.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             // A server that has panicked has been seen by its client.
             drop(thread.join());
@@ -135,106 +162,169 @@ impl Drop for Peer {
     }
 }
 
-/// Serves each connection in a thread of its own, until told to stop.
-fn serve(
-    listener: &TcpListener,
-    stop: &Arc<AtomicBool>,
-    answer: impl Fn(TcpStream) -> io::Result<()> + Clone + Send + 'static,
-) {
-    if listener.set_nonblocking(true).is_err() {
-        return;
+/// A connection whose waits end when the servers stop, or the client is silent for too long.
+struct Line {
+    stream: TcpStream,
+    stop: Stop,
+}
+
+impl Line {
+    fn new(stream: TcpStream, stop: Stop) -> io::Result<Self> {
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(TICK))?;
+        stream.set_write_timeout(Some(TICK))?;
+        Ok(Self { stream, stop })
     }
-    while !stop.load(Ordering::Relaxed) {
-        let Ok((stream, _)) = listener.accept() else {
-            thread::sleep(Duration::from_millis(2));
-            continue;
-        };
-        let answer = answer.clone();
-        let blocking = stream.set_nonblocking(false).and_then(|()| {
-            // A client that goes away without a word does not keep its thread for ever.
-            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-            stream.set_write_timeout(Some(Duration::from_secs(20)))
-        });
-        if blocking.is_ok() {
-            // A client that ends early is how measurements end.
-            thread::spawn(move || drop(answer(stream)));
+
+    fn patiently(
+        &mut self,
+        mut work: impl FnMut(&mut TcpStream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        let mut since: Option<Instant> = None;
+        loop {
+            match work(&mut self.stream) {
+                Err(cause)
+                    if matches!(cause.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    let since = since.get_or_insert_with(clock);
+                    if self.stop.is_asked() || since.elapsed() > IDLE_MAX {
+                        return Err(cause);
+                    }
+                }
+                // A client that never stops does not keep its server from stopping.
+                Ok(_) if self.stop.is_asked() => return Err(ErrorKind::ConnectionAborted.into()),
+                outcome => return outcome,
+            }
         }
     }
 }
 
-fn answer_http(mut stream: TcpStream, file_len: u64) -> io::Result<()> {
+impl Read for Line {
+    fn read(&mut self, room: &mut [u8]) -> io::Result<usize> {
+        self.patiently(|stream| stream.read(room))
+    }
+}
+
+impl Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.patiently(|stream| stream.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Serves each connection in a thread of its own, until told to stop; then waits for them.
+fn accept(
+    listener: &TcpListener,
+    stop: &Stop,
+    answer: impl Fn(&mut Line) -> io::Result<()> + Clone + Send + 'static,
+) {
+    if listener.set_nonblocking(true).is_err() {
+        return;
+    }
+    let tick = Timespec::try_from(TICK).ok();
+    let mut connections: Vec<JoinHandle<()>> = Vec::new();
+    while !stop.is_asked() {
+        connections.retain(|thread| !thread.is_finished());
+        if connections.len() >= CONNECTIONS_MAX {
+            thread::sleep(TICK);
+            continue;
+        }
+        let (Ok(_) | Err(_)) = poll(&mut [PollFd::new(listener, PollFlags::IN)], tick.as_ref());
+        let Ok((stream, _)) = listener.accept() else { continue };
+        let Ok(mut line) = Line::new(stream, stop.clone()) else { continue };
+        let answer = answer.clone();
+        // A client that ends early is how measurements end.
+        let work = move || drop(answer(&mut line));
+        connections.extend(thread::Builder::new().name("peer-line".into()).spawn(work));
+    }
+    for thread in connections {
+        drop(thread.join());
+    }
+}
+
+fn answer_http(line: &mut Line, file_len: u64) -> io::Result<()> {
     let mut request = Vec::new();
     let mut room = [0; 1024];
     while !request.windows(4).any(|four| four == b"\r\n\r\n") && request.len() < 8192 {
-        let got = stream.read(&mut room)?;
+        let got = line.read(&mut room)?;
         if got == 0 {
             return Ok(());
         }
         request.extend(room.get(..got).unwrap_or(&[]));
     }
     if !request.starts_with(b"GET /file ") {
-        return stream.write_all(b"HTTP/1.0 404 Not Found\r\n\r\n");
+        return line.write_all(b"HTTP/1.0 404 Not Found\r\n\r\n");
     }
-    write!(stream, "HTTP/1.0 200 OK\r\nContent-Length: {file_len}\r\n\r\n")?;
-    Content::new(file_len).try_for_each(|piece| stream.write_all(&piece))
+    write!(line, "HTTP/1.0 200 OK\r\nContent-Length: {file_len}\r\n\r\n")?;
+    Content::new(file_len).try_for_each(|piece| line.write_all(&piece))
 }
 
-fn answer_stream(mut stream: TcpStream) -> io::Result<()> {
+fn answer_stream(line: &mut Line) -> io::Result<()> {
     let mut room = vec![0; 256 << 10];
     let mut word = [0];
-    stream.read_exact(&mut word)?;
-    match &word {
-        b"R" => loop {
-            stream.write_all(&room)?;
+    line.read_exact(&mut word)?;
+    match word {
+        [WORD_RECEIVE] => loop {
+            line.write_all(&room)?;
         },
-        _ => while stream.read(&mut room)? > 0 {},
+        [WORD_COUNT] => {
+            let right = count_right(line, &mut room)?;
+            line.write_all(&right.to_le_bytes())
+        }
+        _ => {
+            while line.read(&mut room)? > 0 {}
+            Ok(())
+        }
     }
-    Ok(())
 }
 
-fn serve_dns(socket: &UdpSocket, stop: &Arc<AtomicBool>) {
-    let mut room = [0; 512];
-    while !stop.load(Ordering::Relaxed) {
+/// Reads to the end; how many bytes were the content's, up to the first that was not.
+fn count_right(line: &mut Line, room: &mut [u8]) -> io::Result<u64> {
+    let mut content = Content::new(u64::MAX);
+    let (mut expected, mut at) = (Vec::new(), 0_usize);
+    let (mut right, mut all_right) = (0_u64, true);
+    loop {
+        let got = line.read(room)?;
+        if got == 0 {
+            return Ok(right);
+        }
+        let mut rest = room.get(..got).unwrap_or(&[]);
+        while all_right && !rest.is_empty() {
+            if at >= expected.len() {
+                (expected, at) = (content.next().unwrap_or_default(), 0);
+            }
+            let ahead = expected.get(at..).unwrap_or(&[]);
+            let count = ahead.len().min(rest.len());
+            let same = ahead.iter().zip(rest).take_while(|(ours, theirs)| ours == theirs).count();
+            right = right.saturating_add(u64::try_from(same).unwrap_or(0));
+            all_right = same == count;
+            at = at.saturating_add(count);
+            rest = rest.get(count..).unwrap_or(&[]);
+        }
+    }
+}
+
+fn answer_datagrams(socket: &UdpSocket, stop: &Stop, answer: impl Fn(&[u8]) -> Option<Vec<u8>>) {
+    if socket.set_read_timeout(Some(TICK)).is_err() {
+        return;
+    }
+    let mut room = vec![0; 1 << 16];
+    while !stop.is_asked() {
         let Ok((len, from)) = socket.recv_from(&mut room) else { continue };
-        if let Some(answer) = answer_dns(room.get(..len).unwrap_or(&[])) {
+        if let Some(answer) = answer(room.get(..len).unwrap_or(&[])) {
             // Lost answers are asked for again.
             drop(socket.send_to(&answer, from));
         }
     }
 }
 
-/// The answer to a query for the one name (RFC 1035 §4.1).
-fn answer_dns(query: &[u8]) -> Option<Vec<u8>> {
-    const ADDRESS: [u8; 2] = [0, 1];
-    let (header, rest) = query.split_first_chunk::<12>()?;
-    let [i0, i1, ..] = *header;
-    let name_len = rest.iter().position(|byte| *byte == 0)?.checked_add(1)?;
-    let (name, rest) = rest.split_at_checked(name_len)?;
-    let kind = rest.get(..2)?;
-    let question = query.get(12..name_len.checked_add(16)?)?;
-    let wanted: Vec<u8> = NAME
-        .split('.')
-        .flat_map(|label| {
-            let len = u8::try_from(label.len()).unwrap_or(0);
-            std::iter::once(len).chain(label.bytes())
-        })
-        .chain([0])
-        .collect();
-    let known = name == wanted;
-    let has_answer = known && kind == ADDRESS;
-    let (code, count) = (if known { 0x80 } else { 0x83 }, u8::from(has_answer));
-    let mut answer = vec![i0, i1, 0x81, code, 0, 1, 0, count, 0, 0, 0, 0];
-    answer.extend(question);
-    if has_answer {
-        // The name at offset 12, type A, class IN, 60 seconds, 4 bytes.
-        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-        answer.extend(ANSWER);
-    }
-    Some(answer)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Shutdown;
+
     use super::*;
 
     #[test]
@@ -244,25 +334,55 @@ mod tests {
         assert_eq!(bytes(100_001).len(), 100_001);
         assert_eq!(bytes(70_000), bytes(100_000)[..70_000]);
         assert!(bytes(0).is_empty());
+        // Sent to a stream as it is, the file is not taken for a question.
+        assert!(![WORD_COUNT, WORD_RECEIVE].contains(&bytes(1)[0]));
+    }
+
+    fn count(bytes: &[u8]) -> u64 {
+        let peer = Peer::start(0).unwrap();
+        let mut stream = TcpStream::connect(peer.streams()).unwrap();
+        stream.write_all(&[WORD_COUNT]).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        u64::from_le_bytes(answer.try_into().unwrap())
     }
 
     #[test]
-    fn the_one_name_is_known_and_others_are_not() {
-        let query = |name: &str| {
-            let mut query = vec![7, 8, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-            for label in name.split('.') {
-                query.push(u8::try_from(label.len()).unwrap());
-                query.extend(label.bytes());
-            }
-            query.extend([0, 0, 1, 0, 1]);
-            query
-        };
-        let answer = answer_dns(&query(NAME)).unwrap();
-        assert_eq!((&answer[..2], answer[3], answer[7]), (&[7, 8][..], 0x80, 1));
-        assert!(answer.ends_with(&ANSWER));
-        assert_eq!(answer_dns(&query("other.test")).unwrap()[3], 0x83, "name error");
-        for len in 0..16 {
-            assert!(answer_dns(&query(NAME)[..len]).is_none());
+    fn bytes_are_counted_up_to_the_first_wrong_one() {
+        let mut bytes: Vec<u8> = Content::new(200_000).flatten().collect();
+        assert_eq!(count(&bytes), 200_000);
+        assert_eq!(count(&[]), 0);
+        bytes[123_456] ^= 1;
+        assert_eq!(count(&bytes), 123_456);
+    }
+
+    #[test]
+    fn datagrams_go_back() {
+        let peer = Peer::start(0).unwrap();
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_read_timeout(Some(IDLE_MAX)).unwrap();
+        for datagram in [&b"there and back"[..], b""] {
+            socket.send_to(datagram, peer.echo()).unwrap();
+            let mut room = [1; 100];
+            let (len, from) = socket.recv_from(&mut room).unwrap();
+            assert_eq!((&room[..len], from), (datagram, peer.echo()));
         }
+    }
+
+    #[test]
+    fn servers_stop_with_connections_silent_busy_and_stuck() {
+        let peer = Peer::start(1 << 30).unwrap();
+        let _silent = TcpStream::connect(peer.http()).unwrap();
+        let mut stuck = TcpStream::connect(peer.streams()).unwrap();
+        stuck.write_all(&[WORD_RECEIVE]).unwrap();
+        let mut busy = TcpStream::connect(peer.streams()).unwrap();
+        let sender = thread::spawn(move || while busy.write_all(&[0; 10_000]).is_ok() {});
+        thread::sleep(TICK);
+        let start = clock();
+        drop(peer);
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        sender.join().unwrap();
     }
 }

@@ -3,80 +3,119 @@
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium};
 use smoltcp::time::Instant;
 
+use crate::discovery::Heard;
 use crate::error::GuestError;
-use crate::nic::Nic;
+use crate::nic::{FRAME_MAX, Nic, Received};
+
+/// Frames that are taken before the guest looks at its clock and its sockets again.
+const BUDGET: u16 = 512;
 
 /// A [`Nic`] as smoltcp wants its devices. What goes wrong below is kept for the guest to find.
 pub(crate) struct Link {
     pub(crate) nic: Nic,
     pub(crate) failed: Option<GuestError>,
-    mtu: usize,
+    /// The largest IP packet, in bytes.
+    pub(crate) mtu: u16,
+    /// What frames say that smoltcp does not tell; read while the guest wants to know.
+    pub(crate) heard: Option<Heard>,
+    budget: u16,
+    arrived: Box<[u8]>,
+    leaving: Box<[u8]>,
 }
 
 impl Link {
     pub(crate) fn new(nic: Nic, mtu: u16) -> Self {
-        Self { nic, failed: None, mtu: usize::from(mtu) }
+        let room = || vec![0; FRAME_MAX].into_boxed_slice();
+        let (arrived, leaving) = (room(), room());
+        Self { nic, failed: None, mtu, heard: None, budget: 0, arrived, leaving }
+    }
+
+    /// Lets the next round begin; a device that never has enough does not keep it for ever.
+    pub(crate) fn begin_round(&mut self) {
+        self.budget = BUDGET;
+    }
+
+    /// The length of the next good frame, in `arrived`. Nothing is taken that could not be
+    /// answered.
+    fn next(&mut self) -> Result<Option<usize>, GuestError> {
+        while self.budget > 0 && self.nic.can_send()? {
+            self.budget = self.budget.saturating_sub(1);
+            match self.nic.receive(&mut self.arrived)? {
+                Received::Frame(len) => return Ok(Some(len)),
+                Received::Damaged => {}
+                Received::Nothing => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// What `found` holds; an error is kept, and nothing found.
+    fn keep<T>(&mut self, found: Result<T, GuestError>) -> Option<T> {
+        found.map_err(|error| self.failed = Some(error)).ok()
+    }
+
+    fn leaving(&mut self) -> Leaving<'_> {
+        Leaving { nic: &mut self.nic, failed: &mut self.failed, room: &mut self.leaving }
     }
 }
 
-pub(crate) struct Arrived(Vec<u8>);
+pub(crate) struct Arrived<'l>(&'l [u8]);
 
-pub(crate) struct Leaving<'l>(&'l mut Link);
+pub(crate) struct Leaving<'l> {
+    nic: &'l mut Nic,
+    failed: &'l mut Option<GuestError>,
+    room: &'l mut [u8],
+}
 
 impl Device for Link {
-    type RxToken<'l> = Arrived;
+    type RxToken<'l> = Arrived<'l>;
     type TxToken<'l> = Leaving<'l>;
 
-    fn receive(&mut self, _now: Instant) -> Option<(Arrived, Leaving<'_>)> {
-        match self.nic.receive() {
-            Ok(frame) => frame.map(|frame| (Arrived(frame), Leaving(self))),
-            Err(error) => {
-                self.failed = Some(error);
-                None
-            }
+    fn receive(&mut self, _now: Instant) -> Option<(Arrived<'_>, Leaving<'_>)> {
+        let next = self.next();
+        let len = self.keep(next)??;
+        let frame = self.arrived.get(..len)?;
+        if let Some(heard) = &mut self.heard {
+            heard.listen(frame);
         }
+        let leaving =
+            Leaving { nic: &mut self.nic, failed: &mut self.failed, room: &mut self.leaving };
+        Some((Arrived(frame), leaving))
     }
 
     fn transmit(&mut self, _now: Instant) -> Option<Leaving<'_>> {
-        match self.nic.can_send() {
-            Ok(true) => Some(Leaving(self)),
-            Ok(false) => None,
-            Err(error) => {
-                self.failed = Some(error);
-                None
-            }
-        }
+        let room = self.nic.can_send();
+        self.keep(room)?.then(|| self.leaving())
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         const ETHERNET: usize = 14;
         let mut checksum = ChecksumCapabilities::default();
-        // The device has validated what it delivers, and completes what is left open (CSUM).
-        if self.nic.leaves_open() {
-            checksum.tcp = Checksum::None;
-            checksum.udp = Checksum::None;
-        }
+        // The card verifies what arrives, and what leaves may be left open.
+        let ours = if self.nic.leaves_open() { Checksum::None } else { Checksum::Tx };
+        checksum.tcp = ours;
+        checksum.udp = ours;
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.mtu.saturating_add(ETHERNET);
+        capabilities.max_transmission_unit = usize::from(self.mtu).saturating_add(ETHERNET);
         capabilities.checksum = checksum;
         capabilities
     }
 }
 
-impl smoltcp::phy::RxToken for Arrived {
+impl smoltcp::phy::RxToken for Arrived<'_> {
     fn consume<R, F: FnOnce(&[u8]) -> R>(self, read: F) -> R {
-        read(&self.0)
+        read(self.0)
     }
 }
 
 impl smoltcp::phy::TxToken for Leaving<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, write: F) -> R {
-        let mut frame = vec![0; len];
-        let result = write(&mut frame);
-        let sent = self.0.nic.can_send().and_then(|_| self.0.nic.send(&mut frame));
-        if let Err(error) = sent {
-            self.0.failed = Some(error);
+        // smoltcp keeps to the MTU that it is told; should it not, the frame goes nowhere.
+        let Some(frame) = self.room.get_mut(..len) else { return write(&mut vec![0; len]) };
+        let result = write(frame);
+        if let Err(error) = self.nic.send(frame) {
+            *self.failed = Some(error);
         }
         result
     }

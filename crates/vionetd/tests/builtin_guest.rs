@@ -18,7 +18,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use vionet_driver::{Content, Direction, Guest, GuestError, GuestOptions, NAME, Nic, Peer};
+use vionet_driver::{
+    ADDRESSES, Content, Direction, Guest, GuestError, GuestOptions, NAME, Nic, Peer,
+};
 use vionet_user::config::{Ipv4Guest, Ipv6Guest};
 
 const LOOPBACK: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 4);
@@ -104,31 +106,36 @@ fn with_peer(name: &str, more: &[&str]) -> (Server, Peer) {
     (Server::start(name, &options), peer)
 }
 
-fn options() -> GuestOptions {
-    let net = Ipv6Guest::default();
-    GuestOptions { ipv6: Some((net.guest, net.gateway)), ..GuestOptions::default() }
-}
-
 fn seen(server: SocketAddr) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(LOOPBACK), server.port())
 }
 
 /// Everything that a guest does with its network.
 fn tour(server: &Server, peer: &Peer) {
-    let mut guest = Guest::start(&server.socket(), &options()).unwrap();
+    let mut guest = Guest::start(&server.socket(), &GuestOptions::default()).unwrap();
     let lease = guest.lease().unwrap();
     let net = Ipv4Guest::default();
     assert_eq!((lease.address, lease.router), (net.guest, Some(net.gateway)));
-    guest.ping(IpAddr::V4(net.gateway)).unwrap();
-    guest.ping(IpAddr::V6(Ipv6Guest::default().gateway)).unwrap();
-    assert_eq!(guest.resolve(NAME).unwrap(), ["192.0.2.80".parse::<IpAddr>().unwrap()]);
+    assert_eq!((lease.dns, lease.mtu), (vec![net.dns], Some(65_520)));
+    let net6 = Ipv6Guest::default();
+    let own = guest.autoconfigure().unwrap();
+    assert_eq!((own.router, own.mtu), (net6.link_local, Some(65_520)));
+    assert!(net6.net.contains(own.address), "{}", own.address);
+    for gateway in [IpAddr::V4(net.gateway), net6.gateway.into(), net6.link_local.into()] {
+        guest.ping(gateway).unwrap_or_else(|cause| panic!("{gateway}: {cause}"));
+    }
+    assert_eq!(guest.resolve(NAME).unwrap(), ADDRESSES);
     assert!(guest.resolve("other.vionet.test").is_err());
+    for len in [0, 1, 1472, 9000, 60_000] {
+        guest.udp_echo(seen(peer.echo()), len).unwrap_or_else(|cause| panic!("{len}: {cause}"));
+    }
     let mut sum = Sha256::new();
     let (len, _) =
         guest.download(seen(peer.http()), "/file", &mut |piece| sum.update(piece)).unwrap();
     let mut expected = Sha256::new();
     Content::new(FILE).for_each(|piece| expected.update(piece));
     assert_eq!((len, sum.finalize()), (FILE, expected.finalize()));
+    guest.upload(seen(peer.streams()), FILE + 1).unwrap();
     for direction in [Direction::Receive, Direction::Transmit] {
         let time = Duration::from_millis(300);
         let rate = guest.measure(seen(peer.streams()), direction, time).unwrap();
@@ -157,7 +164,7 @@ fn a_guest_that_vanishes_in_mid_traffic_leaves_nothing_behind() {
     tour(&server, &peer);
     let first = server.settled();
     for _ in 0..3 {
-        let mut guest = Guest::start(&server.socket(), &options()).unwrap();
+        let mut guest = Guest::start(&server.socket(), &GuestOptions::default()).unwrap();
         guest.lease().unwrap();
         let time = Duration::from_millis(100);
         guest.measure(seen(peer.streams()), Direction::Receive, time).unwrap();
@@ -171,7 +178,7 @@ fn a_guest_that_vanishes_in_mid_traffic_leaves_nothing_behind() {
 fn the_hosts_loopback_is_closed_unless_it_is_mapped() {
     let peer = Peer::start(1).unwrap();
     let server = Server::start("closed", &["--dns".into(), peer.dns().to_string()]);
-    let mut guest = Guest::start(&server.socket(), &options()).unwrap();
+    let mut guest = Guest::start(&server.socket(), &GuestOptions::default()).unwrap();
     guest.lease().unwrap();
     for closed in [LOOPBACK, Ipv4Addr::LOCALHOST, Ipv4Addr::new(169, 254, 169, 254)] {
         let at = SocketAddr::new(IpAddr::V4(closed), peer.http().port());
@@ -185,7 +192,7 @@ fn a_published_port_leads_into_the_guest() {
     let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let publish = format!("127.0.0.1/{}:7", free.port());
     let (server, _peer) = with_peer("published", &["-t", &publish]);
-    let mut guest = Guest::start(&server.socket(), &options()).unwrap();
+    let mut guest = Guest::start(&server.socket(), &GuestOptions::default()).unwrap();
     guest.lease().unwrap();
     let client = thread::spawn(move || {
         let mut stream = TcpStream::connect(free).unwrap();
