@@ -10,7 +10,7 @@
 mod names;
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -93,12 +93,20 @@ impl Stop {
 }
 
 impl Peer {
-    /// Starts the servers; the file has `file_len` bytes.
+    /// Starts the servers on 127.0.0.1; the file has `file_len` bytes.
     ///
     /// # Errors
     /// When the loopback has no free port, or threads are short.
     pub fn start(file_len: u64) -> io::Result<Self> {
-        let local = (Ipv4Addr::LOCALHOST, 0);
+        Self::start_on(Ipv4Addr::LOCALHOST.into(), file_len)
+    }
+
+    /// Starts the servers on a loopback address of the host.
+    ///
+    /// # Errors
+    /// When that address does not exist or has no free port, or threads are short.
+    pub fn start_on(address: IpAddr, file_len: u64) -> io::Result<Self> {
+        let local = (address, 0);
         let (http, streams) = (TcpListener::bind(local)?, TcpListener::bind(local)?);
         let (echo, dns) = (UdpSocket::bind(local)?, UdpSocket::bind(local)?);
         let mut peer = Self {

@@ -11,9 +11,11 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -110,6 +112,18 @@ fn seen(server: SocketAddr) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(LOOPBACK), server.port())
 }
 
+/// Downloads the file and holds its checksum against the right one.
+fn download(guest: &mut Guest, from: SocketAddr) {
+    static EXPECTED: LazyLock<[u8; 32]> = LazyLock::new(|| {
+        let mut sum = Sha256::new();
+        Content::new(FILE).for_each(|piece| sum.update(piece));
+        sum.finalize().into()
+    });
+    let mut sum = Sha256::new();
+    let (len, _) = guest.download(from, "/file", &mut |piece| sum.update(piece)).unwrap();
+    assert_eq!((len, <[u8; 32]>::from(sum.finalize())), (FILE, *EXPECTED));
+}
+
 /// Everything that a guest does with its network.
 fn tour(server: &Server, peer: &Peer) {
     let mut guest = Guest::start(&server.socket(), &GuestOptions::default()).unwrap();
@@ -129,12 +143,7 @@ fn tour(server: &Server, peer: &Peer) {
     for len in [0, 1, 1472, 9000, 60_000] {
         guest.udp_echo(seen(peer.echo()), len).unwrap_or_else(|cause| panic!("{len}: {cause}"));
     }
-    let mut sum = Sha256::new();
-    let (len, _) =
-        guest.download(seen(peer.http()), "/file", &mut |piece| sum.update(piece)).unwrap();
-    let mut expected = Sha256::new();
-    Content::new(FILE).for_each(|piece| expected.update(piece));
-    assert_eq!((len, sum.finalize()), (FILE, expected.finalize()));
+    download(&mut guest, seen(peer.http()));
     guest.upload(seen(peer.streams()), FILE + 1).unwrap();
     for direction in [Direction::Receive, Direction::Transmit] {
         let time = Duration::from_millis(300);
@@ -163,22 +172,64 @@ fn a_guest_that_vanishes_in_mid_traffic_leaves_nothing_behind() {
     let (server, peer) = with_peer("vanishing", &[]);
     tour(&server, &peer);
     let first = server.settled();
-    for _ in 0..3 {
+    for _ in 0..5 {
         let mut guest = Guest::start(&server.socket(), &GuestOptions::default()).unwrap();
         guest.lease().unwrap();
-        let time = Duration::from_millis(100);
-        guest.measure(seen(peer.streams()), Direction::Receive, time).unwrap();
-        // Without a word: the socket and the memory just end, data on its way both sides.
-        drop(guest);
+        let from = seen(peer.http());
+        // Without a word: the socket and the memory just end, data on its way.
+        let ended = catch_unwind(AssertUnwindSafe(move || {
+            let mut pieces = 0;
+            guest.download(from, "/file", &mut |_| {
+                pieces += 1;
+                if pieces == 10 {
+                    resume_unwind(Box::new("vanished"));
+                }
+            })
+        }));
+        assert_eq!(*ended.unwrap_err().downcast::<&str>().unwrap(), "vanished");
     }
     assert_eq!(server.settled(), first);
+    tour(&server, &peer);
+    assert_eq!(server.settled(), first);
+}
+
+#[test]
+fn a_network_that_asks_for_small_packets_gets_them() {
+    let (server, peer) = with_peer("small", &["--mtu", "1400"]);
+    let mut guest = Guest::start(&server.socket(), &GuestOptions::default()).unwrap();
+    assert_eq!(guest.lease().unwrap().mtu, Some(1400));
+    assert_eq!(guest.autoconfigure().unwrap().mtu, Some(1400));
+    assert_eq!(guest.mtu(), 1400);
+    download(&mut guest, seen(peer.http()));
+    guest.upload(seen(peer.streams()), FILE).unwrap();
+    guest.udp_echo(seen(peer.echo()), 1372).unwrap();
+    guest.stop().unwrap();
+}
+
+#[test]
+fn a_guest_does_the_same_over_ipv6() {
+    const MAPPED: Ipv6Addr = Ipv6Addr::new(0xfd76, 0x696f, 0x6e65, 0x7400, 0, 0, 0, 4);
+    let Ok(peer) = Peer::start_on(Ipv6Addr::LOCALHOST.into(), FILE) else {
+        eprintln!("this machine has no ::1");
+        return;
+    };
+    let more = ["--map-host-loopback".into(), MAPPED.to_string()];
+    let server = Server::start("ipv6", &more);
+    let mut guest = Guest::start(&server.socket(), &GuestOptions::default()).unwrap();
+    guest.autoconfigure().unwrap();
+    let seen = |server: SocketAddr| SocketAddr::new(MAPPED.into(), server.port());
+    download(&mut guest, seen(peer.http()));
+    guest.upload(seen(peer.streams()), FILE).unwrap();
+    guest.udp_echo(seen(peer.echo()), 60_000).unwrap();
+    guest.stop().unwrap();
 }
 
 #[test]
 fn the_hosts_loopback_is_closed_unless_it_is_mapped() {
     let peer = Peer::start(1).unwrap();
     let server = Server::start("closed", &["--dns".into(), peer.dns().to_string()]);
-    let mut guest = Guest::start(&server.socket(), &GuestOptions::default()).unwrap();
+    let options = GuestOptions { patience: Duration::from_secs(2), ..GuestOptions::default() };
+    let mut guest = Guest::start(&server.socket(), &options).unwrap();
     guest.lease().unwrap();
     for closed in [LOOPBACK, Ipv4Addr::LOCALHOST, Ipv4Addr::new(169, 254, 169, 254)] {
         let at = SocketAddr::new(IpAddr::V4(closed), peer.http().port());
