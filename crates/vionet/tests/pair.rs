@@ -292,6 +292,20 @@ fn when_the_host_side_is_gone_frames_are_dropped_and_counted() {
 }
 
 #[test]
+fn after_a_failure_of_the_host_side_frames_wait_and_the_worker_sleeps() {
+    let mut bench = Bench::new(&[], EVERYTHING);
+    bench.host.lock().unwrap().fault = Some(EndpointFault::Io(5));
+    bench.send(&PLAIN, &frame(60), &[]);
+    let step = bench.step();
+    assert_eq!(step.host, Some(EndpointFault::Io(5)));
+    assert!(matches!(step.next, Next::Wait(watch) if watch.deadline.is_some()), "no spinning");
+    assert!(bench.used_tx().is_empty());
+    bench.host.lock().unwrap().fault = None;
+    let _ = bench.step();
+    assert_eq!((bench.used_tx().len(), bench.sent().len()), (1, 1));
+}
+
+#[test]
 fn features_cannot_change_while_a_queue_runs() {
     let mut bench = Bench::new(&[], EVERYTHING);
     let other = Op::Negotiate(Bench::bits(&[Feature::CSUM]));

@@ -37,7 +37,7 @@ use crate::time::Instant;
 /// The most frames one step moves in one direction.
 pub(crate) const BATCH: usize = 64;
 
-/// How long the host side is left alone after a failed receive.
+/// How long the host side is left alone after a failure.
 const HOST_REST: Duration = Duration::from_millis(100);
 
 /// One direction's live queue with what belongs to it.
@@ -213,12 +213,13 @@ impl QueuePair {
             .find_map(|(fault, queue)| fault.map(|fault| PairFault { queue, fault }));
         let wish = self.endpoint.watch();
         // A full endpoint that waits for nothing has found room again while receiving.
-        let room_again = tx.stalled && !wish.writable;
+        let room_again = tx.stalled && !wish.writable && tx.host.is_none();
         let next = if tx.again || rx.again || room_again {
             Next::Again
         } else {
             let watch = self.watch(wish, rx.stalled);
-            Next::Wait(if rx.host.is_some() { Self::rest(watch, now) } else { watch })
+            let failed = tx.host.is_some() || rx.host.is_some();
+            Next::Wait(if failed { Self::rest(watch, now) } else { watch })
         };
         let host = tx.host.or(rx.host);
         if host == Some(EndpointFault::Gone) {
