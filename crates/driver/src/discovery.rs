@@ -233,7 +233,9 @@ mod tests {
     proptest! {
         #[test]
         fn any_frame_may_be_heard(
-            at in 0..100_usize, bytes in prop::collection::vec(any::<u8>(), 0..40), cut in 0..130_usize,
+            at in 0..100_usize,
+            bytes in prop::collection::vec(any::<u8>(), 0..40),
+            cut in 0..130_usize,
         ) {
             let mut frame = advertised(prefix("2001:db8::"), ROUTER, 255);
             for (byte, new) in frame.iter_mut().skip(at).zip(bytes) {

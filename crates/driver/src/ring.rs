@@ -227,7 +227,9 @@ mod tests {
         /// An honest device, out of order, over the wrap of every index: each buffer comes back
         /// exactly once.
         #[test]
-        fn every_buffer_comes_back_once(turns in prop::collection::vec((0..=SIZE, any::<u64>()), 1..200)) {
+        fn every_buffer_comes_back_once(
+            turns in prop::collection::vec((0..=SIZE, any::<u64>()), 1..200),
+        ) {
             let (_memory, mut ring, mut device) = pair(true);
             let mut free: Vec<u16> = (0..SIZE).collect();
             let mut held: Vec<u16> = Vec::new();
