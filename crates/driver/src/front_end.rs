@@ -10,7 +10,7 @@
 //! A message is a header of three words (request, flags, bytes that follow) and its payload. Every
 //! wait for an answer ends after [`ANSWER_MAX`].
 
-use std::io::{IoSlice, Read, Write};
+use std::io::{ErrorKind, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
@@ -20,6 +20,7 @@ use std::time::Duration;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 
 use crate::error::GuestError;
+use crate::guest::clock;
 
 const GET_FEATURES: u32 = 1;
 const SET_FEATURES: u32 = 2;
@@ -51,6 +52,9 @@ const PROTOCOL_F_CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 
 /// How long a back-end may take for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// How long a socket may be there without anybody listening on it.
+const LISTEN_MAX: Duration = Duration::from_millis(500);
+const NAP: Duration = Duration::from_millis(2);
 
 /// Where a ring is, in the front-end's address space.
 #[derive(Clone, Copy, Debug)]
@@ -85,12 +89,25 @@ pub struct FrontEnd {
 }
 
 impl FrontEnd {
-    /// Connects and begins the session.
+    /// Connects and begins the session. A socket is seen when it is bound, a moment before its
+    /// owner listens; that moment is waited for, [`LISTEN_MAX`] at most.
     ///
     /// # Errors
     /// When the back-end cannot be reached, or does not answer as one.
     pub fn connect(path: &Path) -> Result<Self, GuestError> {
-        Self::over(UnixStream::connect(path).map_err(GuestError::Connect)?)
+        let start = clock();
+        loop {
+            match UnixStream::connect(path) {
+                Ok(socket) => return Self::over(socket),
+                Err(cause)
+                    if cause.kind() == ErrorKind::ConnectionRefused
+                        && start.elapsed() < LISTEN_MAX =>
+                {
+                    std::thread::sleep(NAP);
+                }
+                Err(cause) => return Err(GuestError::Connect(cause)),
+            }
+        }
     }
 
     /// Begins the session over a connected socket.
@@ -261,7 +278,7 @@ impl FrontEnd {
     }
 
     fn fill(&mut self, room: &mut [u8]) -> Result<(), GuestError> {
-        use std::io::ErrorKind::{TimedOut, UnexpectedEof, WouldBlock};
+        use ErrorKind::{TimedOut, UnexpectedEof, WouldBlock};
         self.socket.read_exact(room).map_err(|cause| match cause.kind() {
             UnexpectedEof => GuestError::Closed,
             TimedOut | WouldBlock => GuestError::Timeout("waiting for the back-end", ANSWER_MAX),
@@ -392,6 +409,27 @@ mod tests {
         let heard = whole_session(0);
         assert_eq!(requests(&heard)[..7], [1, 15, 16, 3, 1, 2, 1]);
         assert!(heard.iter().all(|message| message.1 & NEED_REPLY == 0));
+    }
+
+    #[test]
+    fn a_socket_that_is_not_listened_on_yet_is_waited_for_but_not_for_ever() {
+        use rustix::net::{
+            AddressFamily, SocketAddrUnix, SocketType, accept, bind, listen, socket,
+        };
+        let path = std::env::temp_dir().join(format!("vionet-late-{}", std::process::id()));
+        let late = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&late, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        let never = FrontEnd::connect(&path);
+        assert!(matches!(never, Err(GuestError::Connect(_))), "{never:?}");
+        let owner = thread::spawn(move || {
+            thread::sleep(LISTEN_MAX / 10);
+            listen(&late, 1).unwrap();
+            drop(accept(&late).unwrap());
+        });
+        let reached = FrontEnd::connect(&path);
+        assert!(!matches!(reached, Err(GuestError::Connect(_))), "{reached:?}");
+        owner.join().unwrap();
+        std::fs::remove_file(&path).unwrap();
     }
 
     #[test]
