@@ -90,7 +90,7 @@ pub struct FrontEnd {
 
 impl FrontEnd {
     /// Connects and begins the session. A socket is seen when it is bound, a moment before its
-    /// owner listens; that moment is waited for, [`LISTEN_MAX`] at most.
+    /// owner listens; that moment is waited for, half a second at most.
     ///
     /// # Errors
     /// When the back-end cannot be reached, or does not answer as one.
