@@ -21,6 +21,8 @@ use core::fmt;
 
 use vionet_frame::header::{Offloads, Request};
 
+#[cfg(feature = "std")]
+pub use crate::pair::{Delivery, Inlet};
 pub use crate::pair::{Refused, RxSink, TxBatch, TxFrame};
 use crate::time::Instant;
 
@@ -156,4 +158,10 @@ pub trait EndpointQueue: Send {
     /// The descriptor to wait on, if any; the same one for the queue's whole life.
     #[cfg(feature = "std")]
     fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
+    /// Where others deliver into the guest's buffers, if they do: then [`Self::receive`] is never
+    /// called and [`Self::fd`] not watched. Asked once, when the queue is opened.
+    #[cfg(feature = "std")]
+    fn inlet(&self) -> Option<alloc::sync::Arc<Inlet>> {
+        None
+    }
 }

@@ -210,4 +210,9 @@ impl EndpointQueue for Lower {
     fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         self.below.fd()
     }
+
+    #[cfg(feature = "std")]
+    fn inlet(&self) -> Option<alloc::sync::Arc<super::Inlet>> {
+        self.below.inlet()
+    }
 }

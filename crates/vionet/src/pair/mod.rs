@@ -10,6 +10,8 @@
 //! A step is bounded, never blocks, allocates nothing and reads no clock. A queue whose driver has
 //! broken a rule stands still from then on; the other one goes on.
 
+#[cfg(feature = "std")]
+mod inlet;
 mod lower;
 mod rx;
 mod tx;
@@ -23,6 +25,8 @@ use vionet_queue::Queue;
 use vionet_queue::{Armed, Batch, Cursor, DeviceReads, DeviceWrites, Direction, Fault, Published};
 use vionet_raw::AddressSpace;
 
+#[cfg(feature = "std")]
+pub use inlet::{Delivery, Inlet};
 pub(crate) use lower::Lower;
 pub use rx::{Refused, RxSink};
 pub use tx::{TxBatch, TxFrame};
@@ -163,6 +167,9 @@ pub struct QueuePair {
     pub(crate) tx: Option<Lane<DeviceReads>>,
     frames: Box<[TxFrame; BATCH]>,
     endpoint: Box<dyn EndpointQueue>,
+    /// Where the receive lane is while the pair is out, if others deliver into it.
+    #[cfg(feature = "std")]
+    inlet: Option<Arc<Inlet>>,
     /// The host side is gone: frames are dropped and counted.
     gone: bool,
     stats: Arc<PairStats>,
@@ -176,7 +183,53 @@ impl QueuePair {
         stats: Arc<PairStats>,
     ) -> Self {
         let frames = Box::new([TxFrame::default(); BATCH]);
-        Self { index, plan, rx: None, tx: None, frames, endpoint, gone: false, stats }
+        Self {
+            index,
+            plan,
+            rx: None,
+            tx: None,
+            frames,
+            #[cfg(feature = "std")]
+            inlet: endpoint.inlet(),
+            endpoint,
+            gone: false,
+            stats,
+        }
+    }
+
+    /// On the way out: the receive lane goes where others can reach it.
+    pub(crate) fn leave(&mut self) {
+        #[cfg(feature = "std")]
+        if let (Some(inlet), Some(_)) = (&self.inlet, &self.rx)
+            && let Some(lane) = self.rx.take()
+        {
+            inlet.lend(lane, self.plan, Arc::clone(&self.stats));
+        }
+    }
+
+    /// Back home, with all lanes.
+    pub(crate) fn arrive(&mut self) {
+        #[cfg(feature = "std")]
+        if let Some(lane) = self.inlet.as_ref().and_then(|inlet| inlet.take_back()) {
+            self.rx = Some(lane);
+        }
+    }
+
+    /// Whether others deliver: then what is readable is the inlet's bell.
+    fn has_inlet(&self) -> bool {
+        #[cfg(feature = "std")]
+        return self.inlet.is_some();
+        #[cfg(not(feature = "std"))]
+        false
+    }
+
+    /// A rule that the driver broke while others delivered into its receive queue.
+    #[inline]
+    fn inlet_fault(&self) -> Option<Fault> {
+        #[cfg(feature = "std")]
+        return self.inlet.as_ref().and_then(|inlet| inlet.next_fault());
+        #[cfg(not(feature = "std"))]
+        None
     }
 
     /// Which pair of its device this is.
@@ -195,7 +248,7 @@ impl QueuePair {
     #[cfg(feature = "std")]
     #[must_use]
     pub fn endpoint_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.endpoint.fd()
+        self.inlet.as_ref().map(|inlet| inlet.bell()).or_else(|| self.endpoint.fd())
     }
 
     /// One bounded step in both directions at time `now`.
@@ -204,7 +257,10 @@ impl QueuePair {
         let tx = self.transmit(now);
         // A step says one fault: after one, receiving waits for the next step.
         let rx = match tx.fault {
-            None => self.receive(now),
+            None => match self.inlet_fault() {
+                None => self.receive(now),
+                fault => Outcome { again: true, fault, ..Outcome::default() },
+            },
             Some(_) => Outcome { again: true, ..Outcome::default() },
         };
         let broken = [(tx.fault, self.index.transmit()), (rx.fault, self.index.receive())];
@@ -232,7 +288,7 @@ impl QueuePair {
         let receiving = self.rx.as_ref().is_some_and(|lane| lane.is_live() && lane.enabled);
         Watch {
             // No poll of the host side while the guest has no room for what it would bring.
-            readable: wish.readable && receiving && !starved && !self.gone,
+            readable: self.has_inlet() || wish.readable && receiving && !starved && !self.gone,
             writable: wish.writable && !self.gone,
             deadline: wish.deadline.filter(|_| receiving && !self.gone),
         }
@@ -313,6 +369,13 @@ impl QueuePair {
             outcome.again = filled.spent;
         }
         outcome
+    }
+}
+
+impl Drop for QueuePair {
+    fn drop(&mut self) {
+        // Nobody delivers into a pair that is no more.
+        self.arrive();
     }
 }
 

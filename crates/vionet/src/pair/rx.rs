@@ -10,7 +10,7 @@
 //! a window that is not committed has cost nothing. All filled chains become used in one go.
 
 use vionet_queue::{Batch, DeviceWrites, Fault, Queue, ROWS_MAX, Row};
-use vionet_raw::{WriteSpan, copy_in};
+use vionet_raw::{ReadSpan, WriteSpan, copy_in, copy_through};
 use vionet_spec::net::{ETH_HDR_LEN, HDR_F_DATA_VALID, LINK_HDR_MAX};
 
 use super::BATCH;
@@ -141,6 +141,29 @@ impl<'a> RxSink<'a> {
             return Err(self.refuse());
         };
         copy_in(self.batch.payload(first, last), 0, frame);
+        self.commit(len, header);
+        Ok(())
+    }
+
+    /// Delivers a frame of `len` bytes out of another guest's memory, in one copy.
+    ///
+    /// # Errors
+    /// [`Refused::Full`]: there is no room now. [`Refused::Dropped`]: it never fits.
+    #[inline]
+    pub fn push_spans(
+        &mut self,
+        header: &RxHeader,
+        len: u32,
+        frame: &[ReadSpan<'_>],
+    ) -> Result<(), Refused> {
+        let Some((first, last)) = self.reach(len) else {
+            return Err(self.refuse());
+        };
+        let copied = copy_through(frame, self.batch.payload(first, last));
+        if u32::try_from(copied) != Ok(len) {
+            self.dropped(DropReason::Unparsable);
+            return Err(Refused::Dropped);
+        }
         self.commit(len, header);
         Ok(())
     }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vionet::endpoint::{
-    Capabilities, EndpointFault, EndpointQueue, Refused, RxHeader, RxSink, Settings, TxBatch, Watch,
+    Capabilities, EndpointFault, EndpointQueue, Inlet, Refused, RxHeader, RxSink, Settings,
+    TxBatch, Watch,
 };
 use vionet::stats::{DropReason, PairStats};
 use vionet::{
@@ -35,6 +36,8 @@ pub struct HostSide {
     pub fault: Option<EndpointFault>,
     pub opened_with: Vec<Settings>,
     pub by_window: bool,
+    /// Others deliver, through this.
+    pub inlet: Option<Arc<Inlet>>,
 }
 
 pub type Shared = Arc<Mutex<HostSide>>;
@@ -85,6 +88,10 @@ impl EndpointQueue for TestQueue {
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    fn inlet(&self) -> Option<Arc<Inlet>> {
+        self.0.lock().unwrap().inlet.clone()
     }
 }
 

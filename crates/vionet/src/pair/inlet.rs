@@ -1,0 +1,126 @@
+//! An inlet: the home of a receive lane into which others deliver.
+//!
+//! ```text
+//!   worker of NIC A                                    worker of NIC B
+//!   transmit(batch) --> switch --> [inlet of B: lane] <-- looks only for a broken rule
+//!                        lock, copy, publish once, interrupt once, unlock
+//! ```
+//!
+//! A pair that is out with its worker has its receive lane here, if its endpoint asked for that;
+//! at home the lane is in the pair again. So a lane still has one place, and whoever holds the lock
+//! is its one owner: no frame waits in between, and none is copied twice.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+use vionet_queue::{DeviceWrites, Fault};
+
+use super::{Lane, RxSink};
+use crate::negotiate::Plan;
+use crate::stats::PairStats;
+use crate::time::Instant;
+
+/// What became of a delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Delivery {
+    /// The guest has no live receive queue: nothing was called, nothing delivered.
+    Closed,
+    /// The closure had its sink; what it pushed is with the guest.
+    Done,
+}
+
+/// Where the receive lane of a pair lives while others deliver into it; one for each pair.
+pub struct Inlet {
+    lent: Mutex<Option<Lent>>,
+    /// A driver's broken rule waits for the pair's own worker.
+    broken: AtomicBool,
+    /// Wakes that worker.
+    bell: OwnedFd,
+}
+
+struct Lent {
+    lane: Lane<DeviceWrites>,
+    plan: Plan,
+    stats: Arc<PairStats>,
+    fault: Option<Fault>,
+}
+
+impl Inlet {
+    /// An inlet that is closed until its pair goes to work.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { lent: Mutex::new(None), broken: AtomicBool::new(false), bell })
+    }
+
+    /// Calls `fill` with the guest's buffers; then publishes and interrupts once. A frame that
+    /// the guest has no room for is not waited for: the guest is not asked to say when it has.
+    pub fn deliver(&self, now: Instant, fill: impl FnOnce(&mut RxSink<'_>)) -> Delivery {
+        let mut place = self.lock();
+        let Some(Lent { lane, plan, stats, fault }) = place.as_mut() else {
+            return Delivery::Closed;
+        };
+        if !lane.is_live() || !lane.enabled {
+            return Delivery::Closed;
+        }
+        let stats = &stats.rx;
+        lane.queue.disarm();
+        let mut sink = RxSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now);
+        fill(&mut sink);
+        let filled = sink.finish();
+        if filled.frames {
+            stats.batches.add(1);
+            lane.publish(stats);
+        }
+        stats.starved.add(u64::from(filled.starved));
+        if let Some(rule) = filled.fault {
+            *fault = Some(lane.break_off(rule, stats));
+            self.broken.store(true, Ordering::Release);
+            // Full means rung already.
+            let (Ok(_) | Err(_)) = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        }
+        Delivery::Done
+    }
+
+    /// Readable when the pair's worker has something to hear.
+    pub(super) fn bell(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+
+    pub(super) fn lend(&self, lane: Lane<DeviceWrites>, plan: Plan, stats: Arc<PairStats>) {
+        *self.lock() = Some(Lent { lane, plan, stats, fault: None });
+    }
+
+    /// The lane; nobody delivers any more when this returns.
+    pub(super) fn take_back(&self) -> Option<Lane<DeviceWrites>> {
+        self.lock().take().map(|lent| lent.lane)
+    }
+
+    /// The rule that the driver has broken, once.
+    #[inline]
+    pub(super) fn next_fault(&self) -> Option<Fault> {
+        if !self.broken.swap(false, Ordering::Acquire) {
+            return None;
+        }
+        // Empty means silent already.
+        let (Ok(_) | Err(_)) = rustix::io::read(&self.bell, &mut [0; 8]);
+        self.lock().as_mut().and_then(|lent| lent.fault.take())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Lent>> {
+        // A sender that panicked has lost its own pair; the lane's state is whole between verbs.
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Inlet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("inlet")
+    }
+}
