@@ -13,7 +13,7 @@ use vionet_spec::net::CONFIG_LEN;
 use crate::endpoint::Endpoint;
 use crate::negotiate::Negotiated;
 use crate::nic::{Effect, Effects, Nic, NicConfig, Op, OpError, PairIndex, QueueIndex};
-use crate::run::{Kicks, Report, ReportBox, Worker};
+use crate::run::{Kicks, Report, ReportBox, Seat, Workers};
 use crate::stats::PairStats;
 
 /// Why a device could not be made.
@@ -32,12 +32,12 @@ impl std::error::Error for DeviceError {
     }
 }
 
-/// A network device with its endpoint and a worker per queue pair. Dropping it joins the workers
-/// and then drops the endpoint.
+/// A network device with its endpoint and a seat at a worker for each queue pair. Dropping it takes
+/// the pairs back, ends the workers that nobody else has a seat at, and drops the endpoint then.
 pub struct Device {
     nic: Nic,
     // Before the endpoint: its queues are gone when the endpoint goes.
-    workers: Vec<Worker>,
+    seats: Vec<Seat>,
     endpoint: Box<dyn Endpoint>,
     kicks: Vec<Option<Arc<OwnedFd>>>,
     reports: ReportBox,
@@ -45,20 +45,32 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device in its reset state in front of `endpoint`.
+    /// A device in its reset state in front of `endpoint`, with a thread for each pair.
     ///
     /// # Errors
     /// When the system has no thread or descriptor left for its workers.
     pub fn new(config: NicConfig, endpoint: Box<dyn Endpoint>) -> Result<Self, DeviceError> {
+        Self::with_workers(config, endpoint, &Workers::default())
+    }
+
+    /// The same, its pairs hosted by `workers`, which other devices may use too.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn with_workers(
+        config: NicConfig,
+        endpoint: Box<dyn Endpoint>,
+        workers: &Workers,
+    ) -> Result<Self, DeviceError> {
         let nic = Nic::new(config, endpoint.capabilities());
         let (reports, inbox) = ReportBox::new().map_err(DeviceError)?;
         let pairs = nic.queues().checked_div(2).unwrap_or(0);
-        let workers = (0..pairs)
-            .map(|index| Worker::new(PairIndex(index), reports.clone()))
+        let seats = (0..pairs)
+            .map(|index| workers.seat(PairIndex(index), reports.clone()))
             .collect::<Result<_, _>>()
             .map_err(DeviceError)?;
         let kicks = (0..nic.queues()).map(|_| None).collect();
-        Ok(Self { nic, workers, endpoint, kicks, reports, inbox })
+        Ok(Self { nic, seats, endpoint, kicks, reports, inbox })
     }
 
     /// What the host side is, as the user wrote it.
@@ -126,14 +138,14 @@ impl Device {
                     self.nic.opened(queues, &mut effects);
                 }
                 Effect::Recall(index) => {
-                    let worker = self.workers.get(usize::from(index.0));
-                    let pair = worker.and_then(Worker::recall);
+                    let seat = self.seats.get(usize::from(index.0));
+                    let pair = seat.and_then(Seat::recall);
                     self.nic.returned(index, pair, &mut effects);
                 }
                 Effect::Start(pair) => {
                     let kicks = self.kicks_of(pair.index());
-                    if let Some(worker) = self.workers.get(usize::from(pair.index().0)) {
-                        worker.start(pair, kicks);
+                    if let Some(seat) = self.seats.get(usize::from(pair.index().0)) {
+                        seat.start(pair, kicks);
                     }
                 }
                 Effect::Done(outcome) => result = outcome,

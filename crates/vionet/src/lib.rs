@@ -52,4 +52,4 @@ pub use time::Instant;
 #[cfg(feature = "std")]
 pub use device::{Device, DeviceError};
 #[cfg(feature = "std")]
-pub use run::Report;
+pub use run::{Report, WorkerOptions, Workers};

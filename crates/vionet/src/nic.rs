@@ -362,13 +362,7 @@ impl Nic {
         if !matches!(slot.place, Place::Out) {
             return;
         }
-        slot.place = match pair {
-            Some(mut pair) => {
-                pair.arrive();
-                Place::Home(pair)
-            }
-            None => Place::Lost,
-        };
+        slot.place = pair.map_or(Place::Lost, |pair| Place::Home(pair.arrived()));
         self.awaiting = self.awaiting.saturating_sub(1);
         if self.awaiting == 0
             && let Some(op) = self.pending.take()
@@ -429,9 +423,8 @@ impl Nic {
         for slot in &mut self.pairs {
             if slot.is_live() && matches!(slot.place, Place::Home(_)) {
                 let place = core::mem::replace(&mut slot.place, Place::Out);
-                if let Place::Home(mut pair) = place {
-                    pair.leave();
-                    effects.push(Effect::Start(pair));
+                if let Place::Home(pair) = place {
+                    effects.push(Effect::Start(pair.leaving()));
                 }
             }
         }

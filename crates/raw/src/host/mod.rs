@@ -1,6 +1,7 @@
 //! What needs an operating system: shared mappings, vectored calls over spans, taps, signals.
 
 pub mod fd;
+pub mod interrupt;
 pub mod mmap;
 pub mod signal;
 pub mod socket;

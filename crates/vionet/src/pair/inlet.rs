@@ -36,8 +36,8 @@ pub enum Delivery {
 /// Where the receive lane of a pair lives while others deliver into it; one for each pair.
 pub struct Inlet {
     lent: Mutex<Option<Lent>>,
-    /// A driver's broken rule waits for the pair's own worker.
-    broken: AtomicBool,
+    /// The pair's own worker has to attend to something.
+    news: AtomicBool,
     /// Wakes that worker.
     bell: OwnedFd,
 }
@@ -56,7 +56,7 @@ impl Inlet {
     /// When the system has no descriptor left.
     pub fn new() -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { lent: Mutex::new(None), broken: AtomicBool::new(false), bell })
+        Ok(Self { lent: Mutex::new(None), news: AtomicBool::new(false), bell })
     }
 
     /// Calls `fill` with the guest's buffers; then publishes and interrupts once. A frame that
@@ -81,9 +81,7 @@ impl Inlet {
         stats.starved.add(u64::from(filled.starved));
         if let Some(rule) = filled.fault {
             *fault = Some(lane.break_off(rule, stats));
-            self.broken.store(true, Ordering::Release);
-            // Full means rung already.
-            let (Ok(_) | Err(_)) = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+            self.ring();
         }
         Delivery::Done
     }
@@ -95,6 +93,8 @@ impl Inlet {
 
     pub(super) fn lend(&self, lane: Lane<DeviceWrites>, plan: Plan, stats: Arc<PairStats>) {
         *self.lock() = Some(Lent { lane, plan, stats, fault: None });
+        // An interrupt may be owed.
+        self.ring();
     }
 
     /// The lane; nobody delivers any more when this returns.
@@ -102,15 +102,27 @@ impl Inlet {
         self.lock().take().map(|lent| lent.lane)
     }
 
-    /// The rule that the driver has broken, once.
+    /// Raises the interrupt that is owed; says the rule that the driver has broken, once.
     #[inline]
-    pub(super) fn next_fault(&self) -> Option<Fault> {
-        if !self.broken.swap(false, Ordering::Acquire) {
-            return None;
-        }
+    pub(super) fn attend(&self) -> Option<Fault> {
+        if self.news.load(Ordering::Relaxed) { self.hear() } else { None }
+    }
+
+    #[cold]
+    fn hear(&self) -> Option<Fault> {
         // Empty means silent already.
         let (Ok(_) | Err(_)) = rustix::io::read(&self.bell, &mut [0; 8]);
-        self.lock().as_mut().and_then(|lent| lent.fault.take())
+        self.news.store(false, Ordering::SeqCst);
+        let mut place = self.lock();
+        let lent = place.as_mut()?;
+        lent.lane.settle();
+        lent.fault.take()
+    }
+
+    fn ring(&self) {
+        self.news.store(true, Ordering::SeqCst);
+        // Full means rung already.
+        let (Ok(_) | Err(_)) = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Lent>> {

@@ -52,18 +52,21 @@ pub(crate) struct Lane<D: Direction> {
     enabled: bool,
     /// The driver broke a rule: the queue stands still until it is stopped.
     broken: bool,
+    /// An interrupt is to be raised by whoever works on the lane next: never by the control
+    /// plane, which nothing that a stranger gave us may hold up.
+    owed: bool,
 }
 
 impl<D: Direction> Lane<D> {
     pub(crate) fn new(queue: Queue, space: Arc<AddressSpace>, plan: &Plan, enabled: bool) -> Self {
         let batch = Batch::new(space, u32::from(plan.header_len));
-        Self { queue, batch, interrupt: None, enabled, broken: false }
+        Self { queue, batch, interrupt: None, enabled, broken: false, owed: false }
     }
 
     pub(crate) fn set_interrupt(&mut self, interrupt: Option<Box<dyn Interrupt>>) {
         self.interrupt = interrupt;
         // A completion may have been told to the old one only (VU-MSG-05, VU-PIT-11).
-        self.raise();
+        self.owed = true;
     }
 
     pub(crate) fn set_enabled(&mut self, enabled: bool) {
@@ -79,8 +82,12 @@ impl<D: Direction> Lane<D> {
         (cursor, self.interrupt)
     }
 
-    fn raise(&self) {
-        if let Some(interrupt) = &self.interrupt {
+    /// Raises the interrupt that is owed.
+    #[inline]
+    fn settle(&mut self) {
+        if core::mem::take(&mut self.owed)
+            && let Some(interrupt) = &self.interrupt
+        {
             interrupt.raise();
         }
     }
@@ -90,7 +97,8 @@ impl<D: Direction> Lane<D> {
     fn publish(&mut self, stats: &LaneStats) {
         match self.queue.publish() {
             Published::Interrupt => {
-                self.raise();
+                self.owed = true;
+                self.settle();
                 stats.interrupts.add(1);
             }
             Published::Quiet => stats.suppressed.add(1),
@@ -141,6 +149,8 @@ pub enum Next {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Step {
+    /// Frames have moved, or buffers have gone back.
+    pub worked: bool,
     /// What to do now.
     pub next: Next,
     /// A rule the driver broke in this step; said once for each queue.
@@ -153,10 +163,28 @@ pub struct Step {
 #[derive(Default)]
 struct Outcome {
     again: bool,
+    worked: bool,
     /// Transmit: the endpoint is full. Receive: the guest has no buffers.
     stalled: bool,
     fault: Option<Fault>,
     host: Option<EndpointFault>,
+}
+
+/// What is done about a queue in which there is nothing to take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Idle {
+    /// A kick is asked for, and the ring looked at once more.
+    Arm,
+    /// Nothing: the caller comes again.
+    Spin,
+}
+
+impl Idle {
+    /// Whether there is something to take after all.
+    #[inline]
+    fn arm(self, queue: &mut Queue) -> bool {
+        self == Self::Arm && queue.arm() == Armed::WorkArrived
+    }
 }
 
 /// Two live queues and the host side behind them. Moved to a worker, and moved back when asked.
@@ -198,17 +226,23 @@ impl QueuePair {
     }
 
     /// On the way out: the receive lane goes where others can reach it.
-    pub(crate) fn leave(&mut self) {
+    pub(crate) fn leaving(mut self: Box<Self>) -> Box<Self> {
         #[cfg(feature = "std")]
         if let (Some(inlet), Some(_)) = (&self.inlet, &self.rx)
             && let Some(lane) = self.rx.take()
         {
             inlet.lend(lane, self.plan, Arc::clone(&self.stats));
         }
+        self
     }
 
     /// Back home, with all lanes.
-    pub(crate) fn arrive(&mut self) {
+    pub(crate) fn arrived(mut self: Box<Self>) -> Box<Self> {
+        self.take_back();
+        self
+    }
+
+    fn take_back(&mut self) {
         #[cfg(feature = "std")]
         if let Some(lane) = self.inlet.as_ref().and_then(|inlet| inlet.take_back()) {
             self.rx = Some(lane);
@@ -227,7 +261,7 @@ impl QueuePair {
     #[inline]
     fn inlet_fault(&self) -> Option<Fault> {
         #[cfg(feature = "std")]
-        return self.inlet.as_ref().and_then(|inlet| inlet.next_fault());
+        return self.inlet.as_ref().and_then(|inlet| inlet.attend());
         #[cfg(not(feature = "std"))]
         None
     }
@@ -251,18 +285,33 @@ impl QueuePair {
         self.inlet.as_ref().map(|inlet| inlet.bell()).or_else(|| self.endpoint.fd())
     }
 
-    /// One bounded step in both directions at time `now`.
+    /// One bounded step in both directions at time `now`. When it ends with a wait, the driver
+    /// has been asked for kicks.
     #[inline]
     pub fn service(&mut self, now: Instant) -> Step {
-        let tx = self.transmit(now);
+        self.step(now, Idle::Arm)
+    }
+
+    /// The same, but kicks stay unwanted: for a caller that comes again soon whatever happens,
+    /// and calls [`Self::service`] before it waits.
+    #[inline]
+    pub fn spin(&mut self, now: Instant) -> Step {
+        self.step(now, Idle::Spin)
+    }
+
+    #[inline]
+    fn step(&mut self, now: Instant, idle: Idle) -> Step {
+        let tx = self.transmit(now, idle);
         // A step says one fault: after one, receiving waits for the next step.
         let rx = match tx.fault {
             None => match self.inlet_fault() {
-                None => self.receive(now),
+                None => self.receive(now, idle),
                 fault => Outcome { again: true, fault, ..Outcome::default() },
             },
             Some(_) => Outcome { again: true, ..Outcome::default() },
         };
+        self.tx.iter_mut().for_each(Lane::settle);
+        self.rx.iter_mut().for_each(Lane::settle);
         let broken = [(tx.fault, self.index.transmit()), (rx.fault, self.index.receive())];
         let fault = broken
             .into_iter()
@@ -281,7 +330,7 @@ impl QueuePair {
         if host == Some(EndpointFault::Gone) {
             self.gone = true;
         }
-        Step { next, fault, host }
+        Step { worked: tx.worked || rx.worked, next, fault, host }
     }
 
     fn watch(&self, wish: Watch, starved: bool) -> Watch {
@@ -301,7 +350,7 @@ impl QueuePair {
         Watch { readable: false, deadline: Some(later), ..watch }
     }
 
-    fn transmit(&mut self, now: Instant) -> Outcome {
+    fn transmit(&mut self, now: Instant, idle: Idle) -> Outcome {
         let Some(lane) = self.tx.as_mut().filter(|lane| lane.is_live()) else {
             return Outcome::default();
         };
@@ -326,6 +375,7 @@ impl QueuePair {
         let settled = batch.settled_rows();
         outcome.stalled = settled < lane.batch.len();
         if settled > 0 {
+            outcome.worked = true;
             stats.batches.add(1);
             lane.queue.put(&mut lane.batch, settled);
             lane.publish(stats);
@@ -335,12 +385,12 @@ impl QueuePair {
             Err(fault) => outcome.fault = Some(lane.break_off(fault, stats)),
             Ok(_) if outcome.stalled => {}
             Ok(BATCH..) => outcome.again = true,
-            Ok(_) => outcome.again = lane.queue.arm() == Armed::WorkArrived,
+            Ok(_) => outcome.again = idle.arm(&mut lane.queue),
         }
         outcome
     }
 
-    fn receive(&mut self, now: Instant) -> Outcome {
+    fn receive(&mut self, now: Instant, idle: Idle) -> Outcome {
         let usable = |lane: &&mut Lane<DeviceWrites>| lane.is_live() && lane.enabled;
         let Some(lane) = self.rx.as_mut().filter(usable) else {
             return Outcome::default();
@@ -355,6 +405,7 @@ impl QueuePair {
         stats.host_errors.add(u64::from(outcome.host.is_some()));
         let filled = sink.finish();
         if filled.frames {
+            outcome.worked = true;
             stats.batches.add(1);
             lane.publish(stats);
         }
@@ -362,7 +413,7 @@ impl QueuePair {
             outcome.fault = Some(lane.break_off(fault, stats));
         } else if filled.starved {
             stats.starved.add(1);
-            outcome.again = lane.queue.arm() == Armed::WorkArrived;
+            outcome.again = idle.arm(&mut lane.queue);
             outcome.stalled = true;
         } else {
             lane.queue.disarm();
@@ -375,7 +426,7 @@ impl QueuePair {
 impl Drop for QueuePair {
     fn drop(&mut self) {
         // Nobody delivers into a pair that is no more.
-        self.arrive();
+        self.take_back();
     }
 }
 

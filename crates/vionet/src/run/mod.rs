@@ -1,0 +1,241 @@
+//! The ready-made hosts of queue pairs: threads that service pairs, sleep and wake.
+//!
+//! ```text
+//!   Device -- seat() --> Workers -- own thread per pair, or the emptiest of a few shared ones
+//!      |                    |
+//!      |  start, recall     v
+//!      +----- mail -----> Desk: every pair that is ready is serviced once a round   (desk.rs)
+//! ```
+//!
+//! A pair costs a shared thread nothing while it sleeps: only what has been woken is looked at.
+
+mod desk;
+mod report;
+
+use std::num::NonZeroU16;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{fmt, io};
+
+use rustix::event::{EventfdFlags, eventfd};
+use vionet_raw::host::interrupt::ThreadHandle;
+
+use crate::nic::PairIndex;
+use crate::pair::QueuePair;
+use desk::{Desk, Mail};
+pub use report::Report;
+pub(crate) use report::ReportBox;
+
+/// The eventfds that kick a pair's receive and transmit queue.
+pub(crate) type Kicks = [Option<Arc<OwnedFd>>; 2];
+
+/// How pairs are spread over threads, and how these wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkerOptions {
+    /// So many threads for all pairs; a thread of its own for each pair when not given. Pairs on
+    /// one thread should trust each other's front-ends: one that makes its call descriptor block
+    /// holds the thread up until its own pair is recalled.
+    pub threads: Option<NonZeroU16>,
+    /// After work, a pair is looked at for up to this long before it sleeps; less where that has
+    /// not paid lately. Zero: it sleeps at once.
+    pub poll: Duration,
+}
+
+/// Threads for the pairs of any number of devices; a thread ends with its last pair.
+#[derive(Clone, Default)]
+pub struct Workers(Arc<Crew>);
+
+#[derive(Default)]
+struct Crew {
+    options: WorkerOptions,
+    shared: Mutex<Vec<Weak<Thread>>>,
+}
+
+impl Workers {
+    /// Threads are started when pairs come that need them.
+    #[must_use]
+    pub fn new(options: WorkerOptions) -> Self {
+        Self(Arc::new(Crew { options, shared: Mutex::default() }))
+    }
+
+    /// A place for a pair that will report to `reports`.
+    pub(crate) fn seat(&self, pair: PairIndex, reports: ReportBox) -> io::Result<Seat> {
+        let Crew { options, shared } = &*self.0;
+        let poll = options.poll;
+        let Some(threads) = options.threads else {
+            let thread = Thread::start(&format!("vionet-pair{}", pair.0), poll)?;
+            return Ok(Seat::take(Arc::new(thread), pair, reports));
+        };
+        let mut shared = held(shared);
+        shared.retain(|thread| thread.strong_count() > 0);
+        let alive: Vec<_> = shared.iter().filter_map(Weak::upgrade).collect();
+        let emptiest = alive.iter().min_by_key(|thread| held(&thread.seats).taken());
+        let thread = match emptiest {
+            Some(thread) if alive.len() >= usize::from(threads.get()) => Arc::clone(thread),
+            Some(_) | None => {
+                let name = format!("vionet-work{}", alive.len());
+                let thread = Arc::new(Thread::start(&name, poll)?);
+                shared.push(Arc::downgrade(&thread));
+                thread
+            }
+        };
+        Ok(Seat::take(thread, pair, reports))
+    }
+}
+
+impl fmt::Debug for Workers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Workers").field(&self.0.options).finish()
+    }
+}
+
+/// A lock whose holder has panicked guards nothing that could be half done here.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Which places of a thread are taken.
+#[derive(Default)]
+struct Seats(Vec<bool>);
+
+impl Seats {
+    fn taken(&self) -> usize {
+        self.0.iter().filter(|taken| **taken).count()
+    }
+
+    fn take(&mut self) -> usize {
+        let free = self.0.iter().position(|taken| !taken);
+        let place = free.unwrap_or(self.0.len());
+        if free.is_none() {
+            self.0.push(false);
+        }
+        self.set(place, true);
+        place
+    }
+
+    fn set(&mut self, place: usize, taken: bool) {
+        if let Some(seat) = self.0.get_mut(place) {
+            *seat = taken;
+        }
+    }
+}
+
+/// How long a worker may take to give a pair back; a step takes microseconds.
+const RECALL_MAX: Duration = Duration::from_secs(10);
+
+/// A worker that has not answered for this long may be stuck in a system call.
+const LATE: Duration = Duration::from_millis(20);
+
+/// A thread that hosts pairs. Dropping it ends and joins it.
+struct Thread {
+    mail: Sender<Mail>,
+    waiting: Arc<AtomicBool>,
+    bell: Arc<OwnedFd>,
+    seats: Mutex<Seats>,
+    handle: ThreadHandle,
+    join: Option<JoinHandle<()>>,
+}
+
+impl Thread {
+    fn start(name: &str, poll: Duration) -> io::Result<Self> {
+        let (mail, letters) = channel();
+        let waiting = Arc::new(AtomicBool::new(false));
+        let bell = Arc::new(bell()?);
+        let mut desk = Desk::new(letters, Arc::clone(&waiting), Arc::clone(&bell), poll)?;
+        let (sender, receiver) = channel();
+        let join = std::thread::Builder::new().name(name.into()).spawn(move || {
+            if sender.send(ThreadHandle::current()).is_ok() {
+                desk.work();
+            }
+        })?;
+        let handle = receiver.recv().map_err(io::Error::other)??;
+        let seats = Mutex::default();
+        Ok(Self { mail, waiting, bell, seats, handle, join: Some(join) })
+    }
+
+    fn send(&self, mail: Mail) {
+        // A worker that is gone shows when its pair is recalled.
+        if self.mail.send(mail).is_ok() {
+            self.waiting.store(true, Ordering::Release);
+            ring(&self.bell);
+        }
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        self.send(Mail::Quit);
+        let Some(thread) = self.join.take() else { return };
+        let mut waits = 0_u32;
+        while !thread.is_finished() {
+            // It ends within a step, unless a signalled descriptor holds it up.
+            std::thread::sleep(Duration::from_micros(100));
+            waits = waits.wrapping_add(1);
+            if waits.is_multiple_of(100) {
+                self.handle.interrupt();
+            }
+        }
+        // A panic of the worker has been reported when it happened.
+        drop(thread.join());
+    }
+}
+
+/// A pair's place at a worker; leaving it takes the pair along, if it is still there.
+pub(crate) struct Seat {
+    thread: Arc<Thread>,
+    place: usize,
+}
+
+impl Seat {
+    fn take(thread: Arc<Thread>, pair: PairIndex, reports: ReportBox) -> Self {
+        let place = held(&thread.seats).take();
+        thread.send(Mail::Seat { place, pair, reports });
+        Self { thread, place }
+    }
+
+    pub(crate) fn start(&self, pair: Box<QueuePair>, kicks: Kicks) {
+        self.thread.send(Mail::Start { place: self.place, pair, kicks });
+    }
+
+    /// The pair, or `None` when the worker has lost it (it has panicked) or does not answer.
+    pub(crate) fn recall(&self) -> Option<Box<QueuePair>> {
+        let (answer, receiver) = channel();
+        self.thread.send(Mail::Recall { place: self.place, answer });
+        let tries = RECALL_MAX.as_millis().checked_div(LATE.as_millis()).unwrap_or(1);
+        for _ in 0..tries {
+            match receiver.recv_timeout(LATE) {
+                Ok(pair) => return Some(pair),
+                Err(RecvTimeoutError::Disconnected) => return None,
+                // A descriptor we signal on may be full, and its other holder have made it
+                // blocking: the call that waits for it is broken off.
+                Err(RecvTimeoutError::Timeout) => self.thread.handle.interrupt(),
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.thread.send(Mail::Leave { place: self.place });
+        held(&self.thread.seats).set(self.place, false);
+    }
+}
+
+fn bell() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
+}
+
+fn ring(bell: &OwnedFd) {
+    // The counter can only be full when it is rung already.
+    let (Ok(_) | Err(_)) = rustix::io::write(bell, &1_u64.to_ne_bytes());
+}
+
+fn silence(bell: &OwnedFd) {
+    // Empty means silent already.
+    let (Ok(_) | Err(_)) = rustix::io::read(bell, &mut [0; 8]);
+}
