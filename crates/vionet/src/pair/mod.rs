@@ -227,13 +227,17 @@ impl QueuePair {
 
     /// On the way out: the receive lane goes where others can reach it.
     pub(crate) fn leaving(mut self: Box<Self>) -> Box<Self> {
+        self.lend();
+        self
+    }
+
+    fn lend(&mut self) {
         #[cfg(feature = "std")]
         if let (Some(inlet), Some(_)) = (&self.inlet, &self.rx)
             && let Some(lane) = self.rx.take()
         {
             inlet.lend(lane, self.plan, Arc::clone(&self.stats));
         }
-        self
     }
 
     /// Back home, with all lanes.
