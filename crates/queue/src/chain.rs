@@ -50,8 +50,10 @@ pub struct Row {
     lead_spans: u16,
     /// All of its spans.
     spans: u16,
-    /// Head descriptor.
+    /// Head descriptor in a split ring, buffer id in a packed one.
     pub(crate) id: u16,
+    /// Ring slots it takes.
+    pub(crate) slots: u16,
     bytes: u32,
     lead_bytes: u32,
     pub(crate) written: u32,
@@ -215,13 +217,14 @@ impl<D: Direction> Batch<D> {
 
     /// Makes a row of the draft.
     #[inline]
-    pub(crate) fn close(&mut self, draft: Draft, id: u16) {
+    pub(crate) fn close(&mut self, draft: Draft, id: u16, slots: u16) {
         let narrow = |spans: usize| u16::try_from(spans).unwrap_or(u16::MAX);
         let row = Row {
             start: narrow(draft.start),
             lead_spans: narrow(draft.lead_spans),
             spans: narrow(self.store.len().saturating_sub(draft.start)),
             id,
+            slots,
             bytes: draft.bytes,
             lead_bytes: self.lead,
             written: 0,

@@ -26,16 +26,20 @@ macro_rules! faults {
 }
 
 faults! {
-    /// SPL-01: 0, above 32768, or no power of two in a split queue.
+    /// SPL-01, PKD-01: 0, above 32768, or no power of two in a split queue.
     BadSize = "bad-size": "the queue size is 0, too large or no power of two",
     /// SPL-02: an area is not aligned to 16, 2 or 4 bytes.
     Misaligned = "misaligned": "a ring area is not aligned",
     /// An area does not lie in one region of guest memory.
     RingUnmapped = "ring-unmapped": "a ring area is outside of guest memory",
-    /// The ring format is not served.
-    FormatNotSupported = "format": "the ring format is not supported",
+    /// A packed queue is to go on at a slot that it does not have.
+    BadPosition = "bad-position": "the queue is to go on at a slot it does not have",
     /// SPL-20: avail.idx is further ahead than the queue is long.
     IndexJump = "index-jump": "avail.idx is further ahead than the queue is long",
+    /// PKD-24: more slots are made available than the device has given back.
+    SlotsOverrun = "slots-overrun": "more slots are available than the queue has",
+    /// PKD-26: a list's first descriptor is available before the rest of it.
+    ListIncomplete = "list-incomplete": "a list is made available before all of it is there",
     /// A head in the available ring is no descriptor of the queue.
     HeadOutOfRange = "head-out-of-range": "an available head is outside the descriptor table",
     /// A `next` field is no descriptor of its table.

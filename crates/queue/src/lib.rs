@@ -31,10 +31,12 @@ extern crate alloc;
 mod chain;
 mod fault;
 mod kick;
+mod packed;
 mod queue;
 mod setup;
 mod split;
 mod table;
+mod walk;
 
 pub use chain::{Batch, CHAIN_MAX, DeviceReads, DeviceWrites, Direction, ROWS_MAX, Row, SPANS_MAX};
 pub use fault::Fault;

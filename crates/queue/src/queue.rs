@@ -6,11 +6,13 @@ use core::fmt;
 use crate::chain::{Batch, Direction};
 use crate::fault::Fault;
 use crate::kick::{Armed, Published};
+use crate::packed::PackedRing;
 use crate::setup::Cursor;
 use crate::split::SplitRing;
 
 enum Ring {
     Split(SplitRing),
+    Packed(PackedRing),
 }
 
 /// A live virtqueue with one owner.
@@ -35,6 +37,10 @@ impl Queue {
         Self { ring: Ring::Split(ring), held: 0, fault: None }
     }
 
+    pub(crate) fn packed(ring: PackedRing) -> Self {
+        Self { ring: Ring::Packed(ring), held: 0, fault: None }
+    }
+
     /// Takes up to `limit` chains and adds them to `into`; returns how many. It stops early when
     /// the batch is full. Every chain in the batch is checked and owed back.
     ///
@@ -53,6 +59,7 @@ impl Queue {
         let before = into.len();
         let result = match &mut self.ring {
             Ring::Split(ring) => ring.take(limit, self.held, into),
+            Ring::Packed(ring) => ring.take(limit, into),
         };
         let taken = into.len().saturating_sub(before);
         self.held = self.held.saturating_add(taken);
@@ -71,7 +78,8 @@ impl Queue {
     pub fn put<D: Direction>(&mut self, batch: &mut Batch<D>, count: usize) {
         let count = count.min(batch.len());
         match &mut self.ring {
-            Ring::Split(ring) => ring.put(batch.rows(count)),
+            Ring::Split(ring) => ring.put::<D>(batch.rows(count)),
+            Ring::Packed(ring) => ring.put::<D>(batch.rows(count)),
         }
         self.held = self.held.saturating_sub(count);
         batch.drop_front(count);
@@ -84,7 +92,8 @@ impl Queue {
             return;
         }
         match &mut self.ring {
-            Ring::Split(ring) => ring.untake(batch.len()),
+            Ring::Split(ring) => ring.untake(batch.rows(usize::MAX)),
+            Ring::Packed(ring) => ring.untake(batch.rows(usize::MAX)),
         }
         self.held = self.held.saturating_sub(batch.len());
         batch.clear();
@@ -95,6 +104,7 @@ impl Queue {
     pub fn publish(&mut self) -> Published {
         match &mut self.ring {
             Ring::Split(ring) => ring.publish(),
+            Ring::Packed(ring) => ring.publish(),
         }
     }
 
@@ -103,6 +113,7 @@ impl Queue {
     pub fn arm(&mut self) -> Armed {
         match &mut self.ring {
             Ring::Split(ring) => ring.arm(),
+            Ring::Packed(ring) => ring.arm(),
         }
     }
 
@@ -111,6 +122,7 @@ impl Queue {
     pub fn disarm(&mut self) {
         match &mut self.ring {
             Ring::Split(ring) => ring.disarm(),
+            Ring::Packed(ring) => ring.disarm(),
         }
     }
 
@@ -119,6 +131,7 @@ impl Queue {
     pub fn has_work(&mut self) -> bool {
         match &mut self.ring {
             Ring::Split(ring) => ring.has_work(),
+            Ring::Packed(ring) => ring.has_work(),
         }
     }
 
@@ -129,6 +142,7 @@ impl Queue {
     pub fn stop(self) -> Result<Cursor, Box<Unfinished>> {
         let unpublished = match &self.ring {
             Ring::Split(ring) => ring.unpublished(),
+            Ring::Packed(ring) => ring.unpublished(),
         };
         let held = self.held.saturating_add(unpublished);
         if held > 0 {
@@ -142,6 +156,7 @@ impl Queue {
     pub fn size(&self) -> u16 {
         match &self.ring {
             Ring::Split(ring) => ring.size(),
+            Ring::Packed(ring) => ring.size(),
         }
     }
 
@@ -150,6 +165,7 @@ impl Queue {
     pub fn cursor(&self) -> Cursor {
         match &self.ring {
             Ring::Split(ring) => ring.cursor(),
+            Ring::Packed(ring) => ring.cursor(),
         }
     }
 

@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 use vionet_raw::{AddressSpace, GuestAddr};
 
 use crate::fault::Fault;
+use crate::packed::PackedRing;
 use crate::queue::Queue;
 use crate::split::SplitRing;
 
@@ -30,13 +31,25 @@ pub struct RingFeatures {
     pub in_order: bool,
 }
 
-/// A position between two chains: where a queue goes on.
+/// A position between two chains: where a queue goes on. In a split queue both are free-running;
+/// in a packed one bits 0 to 14 are a slot and bit 15 is the wrap counter of that side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Cursor {
-    /// The next entry to take; free-running in a split queue.
+    /// The next entry to take.
     pub avail: u16,
-    /// The next entry to use; free-running in a split queue.
+    /// The next entry to use.
     pub used: u16,
+}
+
+impl Cursor {
+    /// Where a queue begins that has never run: at 0, and wrap counters begin at 1 (PKD-02).
+    #[must_use]
+    pub const fn start(format: Format) -> Self {
+        match format {
+            Format::Split => Self { avail: 0, used: 0 },
+            Format::Packed => Self { avail: 1 << 15, used: 1 << 15 },
+        }
+    }
 }
 
 /// A queue as the driver has configured it.
@@ -46,9 +59,9 @@ pub struct QueueSetup {
     pub size: u16,
     /// The descriptor area.
     pub descriptors: GuestAddr,
-    /// The driver area: in a split queue, the available ring.
+    /// The driver area: the available ring, or the driver's event suppression.
     pub driver: GuestAddr,
-    /// The device area: in a split queue, the used ring.
+    /// The device area: the used ring, or the device's event suppression.
     pub device: GuestAddr,
 }
 
@@ -66,7 +79,7 @@ impl QueueSetup {
     ) -> Result<Queue, Fault> {
         match features.format {
             Format::Split => Ok(Queue::split(SplitRing::new(&self, space, features, from)?)),
-            Format::Packed => Err(Fault::FormatNotSupported),
+            Format::Packed => Ok(Queue::packed(PackedRing::new(&self, space, features, from)?)),
         }
     }
 }

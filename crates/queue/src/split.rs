@@ -11,20 +11,22 @@ use core::sync::atomic::{Ordering, fence};
 
 use vionet_raw::{AddressSpace, Descriptor, GuestAddr, SharedIndex, SharedRing, UsedElem};
 use vionet_spec::ring::{
-    AVAIL_ALIGN, AVAIL_F_NO_INTERRUPT, DESC_ALIGN, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE,
-    IDX_OFFSET, RING_OFFSET, SIZE_MAX, USED_ALIGN, USED_ELEM_LEN, USED_F_NO_NOTIFY,
+    AVAIL_ALIGN, AVAIL_F_NO_INTERRUPT, DESC_ALIGN, DESC_F_INDIRECT, DESC_F_NEXT, IDX_OFFSET,
+    RING_OFFSET, SIZE_MAX, USED_ALIGN, USED_ELEM_LEN, USED_F_NO_NOTIFY,
 };
 
-use crate::chain::{Batch, CHAIN_MAX, Direction, Draft, Refused, Row};
+use crate::chain::{Batch, CHAIN_MAX, Direction, Draft, Row};
 use crate::fault::Fault;
 use crate::kick::{Armed, Published, is_crossed};
 use crate::setup::{Cursor, QueueSetup, RingFeatures};
 use crate::table::Table;
+use crate::walk::{Walk, add, no_room};
 
 pub(crate) struct SplitRing {
     size: u16,
     event_idx: bool,
     indirect: bool,
+    in_order: bool,
     descriptors: SharedRing<Descriptor>,
     avail_flags: SharedIndex,
     avail_idx: SharedIndex,
@@ -47,13 +49,6 @@ pub(crate) struct SplitRing {
     told: bool,
     /// The driver is told not to kick (without EVENT_IDX).
     quiet: bool,
-}
-
-/// How the walk of one chain ended.
-enum Walk {
-    Done,
-    /// The batch has no room; the chain stays in the ring.
-    NoRoom,
 }
 
 impl SplitRing {
@@ -80,6 +75,7 @@ impl SplitRing {
             size,
             event_idx: features.event_idx,
             indirect: features.indirect,
+            in_order: features.in_order,
             descriptors: space.ring(descriptors, size).ok_or(Fault::RingUnmapped)?,
             avail_flags: index(driver, 0)?,
             avail_idx: index(driver, IDX_OFFSET)?,
@@ -150,17 +146,9 @@ impl SplitRing {
             }
             let mut draft = batch.draft();
             match self.walk(head, batch, &mut draft) {
-                Ok(Walk::Done) => batch.close(draft, head),
-                Ok(Walk::NoRoom) => {
-                    batch.give_up(draft);
-                    if batch.is_empty() {
-                        return Err(Fault::ChainTooLong);
-                    }
-                    if batch.compact() {
-                        continue;
-                    }
-                    break;
-                }
+                Ok(Walk::Done) => batch.close(draft, head, 1),
+                Ok(Walk::NoRoom) if no_room(batch, draft)? => continue,
+                Ok(Walk::NoRoom) => break,
                 Err(fault) => {
                     batch.give_up(draft);
                     return Err(fault);
@@ -181,7 +169,8 @@ impl SplitRing {
     ) -> Result<Walk, Fault> {
         let descriptor = self.descriptors.load(head);
         if descriptor.flags & (DESC_F_NEXT | DESC_F_INDIRECT) == 0 {
-            return add(descriptor, batch, draft);
+            let Descriptor { addr, len, flags, .. } = descriptor;
+            return add(addr, len, flags, batch, draft);
         }
         self.walk_on(descriptor, batch, draft)
     }
@@ -200,7 +189,8 @@ impl SplitRing {
             if descriptor.flags & DESC_F_INDIRECT != 0 {
                 return self.walk_table(descriptor, CHAIN_MAX.wrapping_sub(seen), batch, draft);
             }
-            if let Walk::NoRoom = add(descriptor, batch, draft)? {
+            let Descriptor { addr, len, flags, .. } = descriptor;
+            if let Walk::NoRoom = add(addr, len, flags, batch, draft)? {
                 return Ok(Walk::NoRoom);
             }
             if descriptor.flags & DESC_F_NEXT == 0 {
@@ -231,11 +221,12 @@ impl SplitRing {
         self.table.open(pointer.addr, pointer.len)?;
         let mut next = 0;
         for _ in 0..self.table.len().min(usize::from(most)) {
-            let descriptor = self.table.entry(next)?;
+            let descriptor = Descriptor::from_bytes(self.table.entry(next)?);
             if descriptor.flags & DESC_F_INDIRECT != 0 {
                 return Err(Fault::IndirectNested);
             }
-            if let Walk::NoRoom = add(descriptor, batch, draft)? {
+            let Descriptor { addr, len, flags, .. } = descriptor;
+            if let Walk::NoRoom = add(addr, len, flags, batch, draft)? {
                 return Ok(Walk::NoRoom);
             }
             if descriptor.flags & DESC_F_NEXT == 0 {
@@ -248,7 +239,10 @@ impl SplitRing {
     }
 
     #[inline]
-    pub(crate) fn put(&mut self, rows: &[Row]) {
+    pub(crate) fn put<D: Direction>(&mut self, rows: &[Row]) {
+        if self.in_order && !D::WRITABLE {
+            return self.put_in_order(rows);
+        }
         for row in rows {
             let entry = UsedElem { id: u32::from(row.id), len: row.written };
             self.used_ring.store(self.next_used, entry);
@@ -256,10 +250,19 @@ impl SplitRing {
         }
     }
 
+    /// One entry, in the first place, names the last chain and stands for all (SPN-11). Received
+    /// buffers have an entry each: the driver would take one passed over for full (SPN-12).
     #[inline]
-    pub(crate) fn untake(&mut self, count: usize) {
-        // A batch holds no more chains than a queue has entries, so this never truncates.
-        let count = u16::try_from(count).unwrap_or(u16::MAX);
+    fn put_in_order(&mut self, rows: &[Row]) {
+        let Some(last) = rows.last() else { return };
+        // What is not yet published is one batch with what comes now.
+        self.used_ring.store(self.published, UsedElem { id: u32::from(last.id), len: 0 });
+        self.next_used = self.next_used.wrapping_add(narrow(rows.len()));
+    }
+
+    #[inline]
+    pub(crate) fn untake(&mut self, rows: &[Row]) {
+        let count = narrow(rows.len());
         self.next_avail = self.next_avail.wrapping_sub(count);
     }
 
@@ -303,35 +306,8 @@ impl SplitRing {
     }
 }
 
-/// Adds one buffer to the chain in the making.
+/// A batch holds no more chains than a queue may have entries, so this never truncates.
 #[inline]
-fn add<D: Direction>(
-    descriptor: Descriptor,
-    batch: &mut Batch<D>,
-    draft: &mut Draft,
-) -> Result<Walk, Fault> {
-    if (descriptor.flags & DESC_F_WRITE != 0) != D::WRITABLE {
-        return Err(wrong_direction::<D>(draft));
-    }
-    if descriptor.len == 0 {
-        return Err(Fault::BufferEmpty);
-    }
-    match batch.extend(draft, descriptor.addr, descriptor.len) {
-        Ok(()) => Ok(Walk::Done),
-        Err(Refused::Full) => Ok(Walk::NoRoom),
-        Err(Refused::Unmapped) => Err(Fault::BufferUnmapped),
-        Err(Refused::TooManyBytes) => Err(Fault::TooManyBytes),
-    }
-}
-
-/// A buffer that the other side of its queue would use: which rule is it that it breaks?
-#[cold]
-fn wrong_direction<D: Direction>(draft: &Draft) -> Fault {
-    if !D::WRITABLE {
-        Fault::WritableInTransmit
-    } else if draft.is_empty() {
-        Fault::ReadableInReceive
-    } else {
-        Fault::ReadableAfterWritable
-    }
+fn narrow(rows: usize) -> u16 {
+    u16::try_from(rows).unwrap_or(u16::MAX)
 }

@@ -12,7 +12,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use vionet_raw::{AddressSpace, Descriptor, GuestAddr, Pushed, SpanStore, copy_out};
+use vionet_raw::{AddressSpace, GuestAddr, Pushed, SpanStore, copy_out};
 use vionet_spec::ring::DESC_LEN;
 
 use crate::chain::CHAIN_MAX;
@@ -60,9 +60,9 @@ impl Table {
         self.count
     }
 
-    /// The entry at `index`.
+    /// The bytes of the entry at `index`.
     #[inline]
-    pub(crate) fn entry(&mut self, index: u16) -> Result<Descriptor, Fault> {
+    pub(crate) fn entry(&mut self, index: u16) -> Result<&[u8; 16], Fault> {
         let index = usize::from(index);
         if index >= self.count {
             return Err(Fault::NextOutOfRange);
@@ -70,7 +70,7 @@ impl Table {
         if index >= self.copied {
             self.copy_until(index);
         }
-        self.entries.get(index).map(Descriptor::from_bytes).ok_or(Fault::NextOutOfRange)
+        self.entries.get(index).ok_or(Fault::NextOutOfRange)
     }
 
     /// Copies what is missing up to `index`, and the rest of a piece.

@@ -10,6 +10,8 @@
 //!   descriptor   INDEX: ADDRESS len=N next=N write indirect
 //!   table        ADDRESS: (ADDRESS len=N next=N write) (...)
 //!   avail        HEAD HEAD ...                  made available in this order
+//!   slot         INDEX: ADDRESS len=N id=N next write indirect lap=0|1|used    of a packed ring
+//!   event        SLOT WRAP | always | never     the driver's wish in a packed ring
 //!   avail.idx, avail.flags, used_event   N
 //!   take transmit|receive [LIMIT]   put COUNT [WRITTEN]   untake   publish   arm   disarm   stop
 //! ```
@@ -61,6 +63,8 @@ struct Stage {
     setup: QueueSetup,
     features: RingFeatures,
     start: u16,
+    /// A packed ring goes on in the lap of wrap counter 0.
+    second_lap: bool,
     lead: u32,
     queue: Option<Queue>,
     taken: Taken,
@@ -88,17 +92,25 @@ impl Stage {
             size: size as u16,
             descriptors: area(1, at),
             driver: area(2, at + 16 * size),
-            device: area(3, (at + 18 * size + 6).next_multiple_of(4)),
+            device: area(
+                3,
+                if has("packed") {
+                    at + 16 * size + 4
+                } else {
+                    (at + 18 * size + 6).next_multiple_of(4)
+                },
+            ),
         };
         let features = RingFeatures {
             format: if has("packed") { Format::Packed } else { Format::Split },
             event_idx: has("event_idx"),
             indirect: has("indirect"),
-            in_order: false,
+            in_order: has("in_order"),
         };
         let (start, lead) = (value("start", 0) as u16, value("lead", 12) as u32);
         let (queue, taken, told) = (None, Taken::Nothing, String::new());
-        let mut stage = Self { ram, setup, features, start, lead, queue, taken, told };
+        let second_lap = setting(ring, "wrap") == Some("0");
+        let mut stage = Self { ram, setup, features, start, second_lap, lead, queue, taken, told };
         for words in &lines {
             stage.play(words);
         }
@@ -131,6 +143,16 @@ impl Stage {
                 }
                 self.ram.write_u16(driver + 2, next);
             }
+            ["slot", index, rest @ ..] => {
+                let at = self.setup.descriptors.0 + 16 * number(index.trim_end_matches(':'));
+                self.slot(at, rest);
+            }
+            ["event", "always"] => self.ram.write_u16(driver + 2, 0),
+            ["event", "never"] => self.ram.write_u16(driver + 2, 1),
+            ["event", slot, wrap] => {
+                self.ram.write_u16(driver, number(slot) as u16 | (number(wrap) as u16) << 15);
+                self.ram.write_u16(driver + 2, 2);
+            }
             ["avail.idx", idx] => self.ram.write_u16(driver + 2, number(idx) as u16),
             ["avail.flags", flags] => self.ram.write_u16(driver, number(flags) as u16),
             ["used_event", at] => self.ram.write_u16(driver + 4 + 2 * size, number(at) as u16),
@@ -152,13 +174,29 @@ impl Stage {
         self.ram.write_descriptor(at, number(words[0]), len as u32, flags, next as u16);
     }
 
+    /// A packed descriptor; its lap is that of wrap counter 1 if nothing is said.
+    fn slot(&self, at: u64, words: &[&str]) {
+        let value = |key| setting(words, key).map_or(0, number);
+        let has = |flag: u16, word| if words.contains(&word) { flag } else { 0 };
+        let lap = match setting(words, "lap") {
+            None | Some("1") => 0x80,
+            Some("0") => 0x8000,
+            Some(_) => 0x8080,
+        };
+        let flags = lap | has(1, "next") | has(2, "write") | has(4, "indirect");
+        let (len, id) = (value("len") as u32, value("id") as u16);
+        self.ram.write_descriptor(at, number(words[0]), len, id, flags);
+    }
+
     fn say(&mut self, what: &str, of: impl std::fmt::Display) {
         writeln!(self.told, "{what:<12} {of}").expect("a string takes all");
     }
 
     fn activate(&mut self) -> bool {
         if self.queue.is_none() && self.told.is_empty() {
-            let from = Cursor { avail: self.start, used: self.start };
+            let wrap = self.features.format == Format::Packed && !self.second_lap;
+            let at = self.start | u16::from(wrap) << 15;
+            let from = Cursor { avail: at, used: at };
             match self.setup.activate(self.ram.space(), self.features, from) {
                 Ok(queue) => self.queue = Some(queue),
                 Err(fault) => self.say("activate", format!("{fault:?}")),
@@ -207,13 +245,25 @@ impl Stage {
             ("arm", _) => {
                 let sleep = queue.arm() == Armed::Sleep;
                 self.say("arm", if sleep { "sleep" } else { "work arrived" });
+                if self.features.format == Format::Packed {
+                    self.say("kicks", self.wish());
+                }
             }
             ("disarm", _) => {
                 queue.disarm();
-                let flags = self.ram.read_u16(self.setup.device.0);
-                self.say("used.flags", flags);
+                match self.features.format {
+                    Format::Split => {
+                        let flags = self.ram.read_u16(self.setup.device.0);
+                        self.say("used.flags", flags);
+                    }
+                    Format::Packed => self.say("kicks", self.wish()),
+                }
             }
             ("stop", _) => match self.queue.take().expect("it is active").stop() {
+                Ok(at) if self.features.format == Format::Packed => {
+                    let place = |bits: u16| format!("{}/{}", bits & 0x7fff, bits >> 15);
+                    self.say("stop", format!("avail={} used={}", place(at.avail), place(at.used)));
+                }
                 Ok(at) => self.say("stop", format!("avail={} used={}", at.avail, at.used)),
                 Err(unfinished) => {
                     self.say("stop", format!("{} chains are owed", unfinished.held));
@@ -250,12 +300,46 @@ impl Stage {
             Taken::Nothing => return,
         };
         self.say("chains", listed(&chains));
+        if self.features.format == Format::Packed {
+            return self.say_slots();
+        }
         let (device, size) = (self.setup.device.0, u64::from(self.setup.size));
         let (mut used, mut next) = (Vec::new(), self.start);
         while next != self.ram.read_u16(device + 2) {
             let at = device + 4 + 8 * (u64::from(next) % size);
             used.push(format!("{}:{}", self.ram.read_u32(at), self.ram.read_u32(at + 4)));
             next = next.wrapping_add(1);
+        }
+        self.say("used", listed(&used));
+    }
+}
+
+impl Stage {
+    /// What the device says of kicks in a packed ring.
+    fn wish(&self) -> String {
+        let device = self.setup.device.0;
+        let place = self.ram.read_u16(device);
+        match self.ram.read_u16(device + 2) {
+            0 => "always".into(),
+            1 => "never".into(),
+            2 => format!("at {}/{}", place & 0x7fff, place >> 15),
+            other => format!("reserved {other}"),
+        }
+    }
+
+    /// The used descriptors of a packed ring: `slot=id:len`, and the lap.
+    fn say_slots(&mut self) {
+        let mut used = Vec::new();
+        for slot in 0..u64::from(self.setup.size) {
+            let at = self.setup.descriptors.0 + 16 * slot;
+            let (len, id) = (self.ram.read_u32(at + 8), self.ram.read_u16(at + 12));
+            let flags = self.ram.read_u16(at + 14);
+            let written = if flags & 2 != 0 { "w" } else { "" };
+            match flags & 0x8080 {
+                0x8080 => used.push(format!("{slot}={id}:{len}{written}/1")),
+                0 if id != 0 || len != 0 => used.push(format!("{slot}={id}:{len}{written}/0")),
+                _ => {}
+            }
         }
         self.say("used", listed(&used));
     }

@@ -39,7 +39,7 @@ pub mod memory;
 pub mod host;
 
 pub use memory::{
-    AddressSpace, Descriptor, GuestAddr, MapError, MemoryMap, Pushed, ReadSpan, Region,
-    SharedIndex, SharedRing, SpanStore, UsedElem, UserAddr, WriteSpan, copy_in, copy_out,
-    copy_through,
+    AddressSpace, Descriptor, GuestAddr, MapError, MemoryMap, PackedDescriptor, PackedDescriptors,
+    Pushed, ReadSpan, Region, SharedIndex, SharedRing, SpanStore, UsedElem, UserAddr, WriteSpan,
+    copy_in, copy_out, copy_through,
 };

@@ -3,6 +3,7 @@
 //! ```text
 //!   GuestRam      guest memory between pages that fault: a stray access stops the test
 //!   SplitDriver   an honest driver of a split ring; it notices what a device does wrong
+//!   PackedDriver  the same of a packed ring
 //!   judge()       what a device should find in a ring, said once more in the plainest way
 //!   hostile       rings gone wrong, by seed
 //!   drive()       bytes in, a ring and what is done with it out: for fuzzing and properties
@@ -24,6 +25,7 @@
 mod drive;
 pub mod hostile;
 mod judge;
+mod packed;
 mod probe;
 mod ram;
 mod random;
@@ -31,6 +33,7 @@ mod split;
 
 pub use drive::drive;
 pub use judge::{Broken, Judged, judge};
+pub use packed::PackedDriver;
 pub use probe::{Probe, Reach};
 pub use ram::GuestRam;
 pub use random::Random;

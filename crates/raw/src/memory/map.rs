@@ -6,6 +6,7 @@ use core::any::Any;
 use core::fmt;
 use core::ptr::NonNull;
 
+use super::packed::PackedDescriptors;
 use super::ring::{Cell, SharedIndex, SharedRing};
 
 /// An address in the guest's physical address space (or an I/O virtual address).
@@ -273,6 +274,16 @@ impl AddressSpace {
         let base = self.contiguous(at, 2, 2)?;
         // SAFETY: `contiguous` has found two mapped bytes at an even address.
         Some(unsafe { SharedIndex::from_raw(base, Arc::clone(&self.map)) })
+    }
+
+    /// `size` packed descriptors at `at`. `None` when they do not lie in one region, the address
+    /// is not aligned, or `size` is 0.
+    #[must_use]
+    pub fn descriptors(&self, at: GuestAddr, size: u16) -> Option<PackedDescriptors> {
+        let bytes = usize::from(size).checked_mul(PackedDescriptors::CELL)?;
+        let base = self.contiguous(at, bytes, PackedDescriptors::CELL)?;
+        // SAFETY: `contiguous` has found `bytes` mapped bytes at `base`, aligned for descriptors.
+        unsafe { PackedDescriptors::from_raw(base, size, Arc::clone(&self.map)) }
     }
 
     fn contiguous(&self, at: GuestAddr, bytes: usize, align: usize) -> Option<NonNull<u8>> {

@@ -1,10 +1,12 @@
 //! Guest memory: the table of regions, the spans of buffers, the cells of rings.
 
 mod map;
+mod packed;
 mod ring;
 mod span;
 
 pub use map::{AddressSpace, GuestAddr, MapError, MemoryMap, Region, UserAddr};
+pub use packed::{PackedDescriptor, PackedDescriptors};
 pub use ring::{Cell, Descriptor, SharedIndex, SharedRing, UsedElem};
 pub use span::{Pushed, ReadSpan, SpanStore, WriteSpan, copy_in, copy_out, copy_through};
 

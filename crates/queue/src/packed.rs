@@ -1,0 +1,345 @@
+//! The packed ring (VIRTIO 1.4 §2.8): one ring of descriptors that both sides write.
+//!
+//! ```text
+//!   slot        0        1        2        3        4
+//!            [used    ][ avail  ][ avail  ][ old   ][ old   ]      the lap with wrap counter 1
+//!                ^         ^                  ^
+//!             published   used (to be put)   avail (to be taken)
+//!
+//!   a slot is available when AVAIL is the wrap counter and USED is not     (PKD-03)
+//!   a slot is used when both are the wrap counter
+//! ```
+//!
+//! A list takes consecutive slots; its used descriptor is written into the first slot that is not
+//! given back yet, and as many are passed over (PKD-07). Of all that was put, the flags of the
+//! first slot are stored last: the driver sees the whole batch or nothing of it (PKD-12).
+
+use alloc::sync::Arc;
+use core::sync::atomic::{Ordering, fence};
+
+use vionet_raw::{AddressSpace, GuestAddr, PackedDescriptor, PackedDescriptors, SharedIndex};
+use vionet_spec::ring::{
+    DESC_ALIGN, DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_USED, DESC_F_WRITE,
+    EVENT_FLAGS_DESC, EVENT_FLAGS_DISABLE, EVENT_FLAGS_ENABLE, SIZE_MAX, USED_ALIGN,
+};
+
+use crate::chain::{Batch, CHAIN_MAX, Direction, Draft, Row};
+use crate::fault::Fault;
+use crate::kick::{Armed, Place, Published, is_crossed_packed};
+use crate::setup::{Cursor, QueueSetup, RingFeatures};
+use crate::table::Table;
+use crate::walk::{Walk, add, no_room};
+
+/// Offset of the flags in an event suppression structure.
+const FLAGS_OFFSET: u64 = 2;
+/// The bits of the flags that mean something.
+const EVENT_FLAGS: u16 = 3;
+
+pub(crate) struct PackedRing {
+    size: u16,
+    event_idx: bool,
+    indirect: bool,
+    in_order: bool,
+    descriptors: PackedDescriptors,
+    driver_place: SharedIndex,
+    driver_flags: SharedIndex,
+    device_place: SharedIndex,
+    device_flags: SharedIndex,
+    table: Table,
+    /// Next slot to take.
+    avail: Place,
+    /// Next slot to give back.
+    used: Place,
+    /// First slot that the driver does not see given back.
+    published: Place,
+    /// Slots taken and not put.
+    taken: u16,
+    /// Slots put and not published.
+    put: u16,
+    /// The used descriptor of slot `published`, whose flags are stored last.
+    first: Option<First>,
+    /// The interrupt decision has a published position to start from.
+    told: bool,
+    /// What the driver is told about kicks.
+    wish: u16,
+}
+
+struct First {
+    id: u16,
+    written: u32,
+}
+
+impl PackedRing {
+    pub(crate) fn new(
+        setup: &QueueSetup,
+        space: &Arc<AddressSpace>,
+        features: RingFeatures,
+        from: Cursor,
+    ) -> Result<Self, Fault> {
+        let QueueSetup { size, descriptors, driver, device } = *setup;
+        if size == 0 || size > SIZE_MAX {
+            return Err(Fault::BadSize);
+        }
+        let areas = [(descriptors, DESC_ALIGN), (driver, USED_ALIGN), (device, USED_ALIGN)];
+        if areas.iter().any(|(at, align)| !at.0.is_multiple_of(*align)) {
+            return Err(Fault::Misaligned);
+        }
+        let (avail, used) = (Place::from_bits(from.avail), Place::from_bits(from.used));
+        if avail.slot >= size || used.slot >= size {
+            return Err(Fault::BadPosition);
+        }
+        let index = |area: GuestAddr, offset: u64| {
+            let at = area.checked_add(offset).ok_or(Fault::RingUnmapped)?;
+            space.index(at).ok_or(Fault::RingUnmapped)
+        };
+        let ring = Self {
+            size,
+            event_idx: features.event_idx,
+            indirect: features.indirect,
+            in_order: features.in_order,
+            descriptors: space.descriptors(descriptors, size).ok_or(Fault::RingUnmapped)?,
+            driver_place: index(driver, 0)?,
+            driver_flags: index(driver, FLAGS_OFFSET)?,
+            device_place: index(device, 0)?,
+            device_flags: index(device, FLAGS_OFFSET)?,
+            table: Table::new(space),
+            avail,
+            used,
+            published: used,
+            taken: 0,
+            put: 0,
+            first: None,
+            told: false,
+            wish: EVENT_FLAGS_ENABLE,
+        };
+        // Old values in memory are stale (VU-PIT-12): kicks are wanted from here on.
+        ring.device_flags.store_release(EVENT_FLAGS_ENABLE);
+        Ok(ring)
+    }
+
+    pub(crate) fn size(&self) -> u16 {
+        self.size
+    }
+
+    pub(crate) fn cursor(&self) -> Cursor {
+        Cursor { avail: self.avail.bits(), used: self.published.bits() }
+    }
+
+    /// Slots that the driver does not see given back yet.
+    pub(crate) fn unpublished(&self) -> usize {
+        usize::from(self.put)
+    }
+
+    #[inline]
+    pub(crate) fn has_work(&mut self) -> bool {
+        is_available(self.descriptors.flags(self.avail.slot), self.avail.wrap)
+    }
+
+    #[inline]
+    pub(crate) fn take<D: Direction>(
+        &mut self,
+        limit: usize,
+        batch: &mut Batch<D>,
+    ) -> Result<(), Fault> {
+        let mut left = limit;
+        while left > 0 && batch.has_free_row() {
+            let Place { slot, wrap } = self.avail;
+            let flags = self.descriptors.flags(slot);
+            if !is_available(flags, wrap) {
+                break;
+            }
+            let first = self.descriptors.load(slot);
+            let mut draft = batch.draft();
+            let walked = if flags & (DESC_F_NEXT | DESC_F_INDIRECT) == 0 {
+                add(first.addr, first.len, flags, batch, &mut draft).map(|walk| (walk, first.id, 1))
+            } else {
+                self.walk_on(first, flags, batch, &mut draft)
+            };
+            match walked {
+                Ok((Walk::Done, id, slots)) => {
+                    // The driver may not make a slot available again that it has not got back.
+                    if slots > self.size.saturating_sub(self.taken.saturating_add(self.put)) {
+                        batch.give_up(draft);
+                        return Err(Fault::SlotsOverrun);
+                    }
+                    self.taken = self.taken.saturating_add(slots);
+                    self.avail = self.avail.after(slots, self.size);
+                    batch.close(draft, id, slots);
+                }
+                Ok((Walk::NoRoom, ..)) if no_room(batch, draft)? => continue,
+                Ok((Walk::NoRoom, ..)) => break,
+                Err(fault) => {
+                    batch.give_up(draft);
+                    return Err(fault);
+                }
+            }
+            left = left.wrapping_sub(1);
+        }
+        Ok(())
+    }
+
+    /// A list of more than one buffer: its id and its slots.
+    #[inline(never)]
+    fn walk_on<D: Direction>(
+        &mut self,
+        first: PackedDescriptor,
+        first_flags: u16,
+        batch: &mut Batch<D>,
+        draft: &mut Draft,
+    ) -> Result<(Walk, u16, u16), Fault> {
+        if first_flags & DESC_F_INDIRECT != 0 {
+            let walk = self.walk_table(first, first_flags, batch, draft)?;
+            return Ok((walk, first.id, 1));
+        }
+        let (mut descriptor, mut flags, mut place) = (first, first_flags, self.avail);
+        // A list is no longer than the ring (PKD-24), nor than what is served (PKD-21).
+        for slots in 1..=self.size.min(CHAIN_MAX) {
+            let PackedDescriptor { addr, len, id } = descriptor;
+            if let Walk::NoRoom = add(addr, len, flags, batch, draft)? {
+                return Ok((Walk::NoRoom, id, slots));
+            }
+            if flags & DESC_F_NEXT == 0 {
+                return Ok((Walk::Done, id, slots));
+            }
+            place = place.after(1, self.size);
+            flags = self.descriptors.flags(place.slot);
+            if !is_available(flags, place.wrap) {
+                return Err(Fault::ListIncomplete);
+            }
+            if flags & DESC_F_INDIRECT != 0 {
+                return Err(Fault::IndirectWithNext);
+            }
+            descriptor = self.descriptors.load(place.slot);
+        }
+        Err(Fault::ChainTooLong)
+    }
+
+    /// A list in a table, one entry after another; of their flags only WRITE counts (PKD-08).
+    fn walk_table<D: Direction>(
+        &mut self,
+        pointer: PackedDescriptor,
+        flags: u16,
+        batch: &mut Batch<D>,
+        draft: &mut Draft,
+    ) -> Result<Walk, Fault> {
+        if !self.indirect {
+            return Err(Fault::IndirectNotAgreed);
+        }
+        if flags & DESC_F_NEXT != 0 {
+            return Err(Fault::IndirectWithNext);
+        }
+        self.table.open(pointer.addr, pointer.len)?;
+        let entries = u16::try_from(self.table.len()).unwrap_or(CHAIN_MAX);
+        for entry in 0..entries {
+            let (PackedDescriptor { addr, len, .. }, flags) =
+                PackedDescriptor::from_bytes(self.table.entry(entry)?);
+            if let Walk::NoRoom = add(addr, len, flags, batch, draft)? {
+                return Ok(Walk::NoRoom);
+            }
+        }
+        Ok(Walk::Done)
+    }
+
+    #[inline]
+    pub(crate) fn put<D: Direction>(&mut self, rows: &[Row]) {
+        if self.in_order && !D::WRITABLE {
+            return self.put_in_order(rows);
+        }
+        for row in rows {
+            if self.first.is_none() {
+                self.first = Some(First { id: row.id, written: row.written });
+            } else {
+                let Place { slot, wrap } = self.used;
+                self.descriptors.store_used(slot, row.id, row.written);
+                self.descriptors.store_flags(slot, used_flags(wrap, row.written));
+            }
+            self.pass(row.slots);
+        }
+    }
+
+    /// One used descriptor, in the first place, names the last buffer and stands for all (PKD-11).
+    /// Received buffers have one each: the driver would take one passed over for full.
+    #[inline]
+    fn put_in_order(&mut self, rows: &[Row]) {
+        for row in rows {
+            self.first = Some(First { id: row.id, written: 0 });
+            self.pass(row.slots);
+        }
+    }
+
+    #[inline]
+    fn pass(&mut self, slots: u16) {
+        self.used = self.used.after(slots, self.size);
+        self.taken = self.taken.saturating_sub(slots);
+        self.put = self.put.saturating_add(slots);
+    }
+
+    #[inline]
+    pub(crate) fn untake(&mut self, rows: &[Row]) {
+        let slots = rows.iter().fold(0_u16, |sum, row| sum.saturating_add(row.slots));
+        self.taken = self.taken.saturating_sub(slots);
+        self.avail = self.avail.before(slots, self.size);
+    }
+
+    #[inline]
+    pub(crate) fn publish(&mut self) -> Published {
+        let Some(First { id, written }) = self.first.take() else { return Published::Quiet };
+        let (old, count) = (self.published, core::mem::take(&mut self.put));
+        self.descriptors.store_used(old.slot, id, written);
+        self.descriptors.store_flags(old.slot, used_flags(old.wrap, written));
+        self.published = self.used;
+        fence(Ordering::SeqCst);
+        let wanted = match self.driver_flags.load_acquire() & EVENT_FLAGS {
+            EVENT_FLAGS_DISABLE => false,
+            EVENT_FLAGS_DESC if self.event_idx => {
+                let event = self.driver_place.load();
+                !self.told || is_crossed_packed(event, old, count, self.size)
+            }
+            // What is reserved, or was not agreed, is answered with an interrupt too many.
+            _ => true,
+        };
+        self.told = true;
+        if wanted { Published::Interrupt } else { Published::Quiet }
+    }
+
+    #[inline]
+    pub(crate) fn arm(&mut self) -> Armed {
+        if self.event_idx {
+            self.device_place.store(self.avail.bits());
+            self.set_wish(EVENT_FLAGS_DESC);
+        } else {
+            self.set_wish(EVENT_FLAGS_ENABLE);
+        }
+        fence(Ordering::SeqCst);
+        if self.has_work() { Armed::WorkArrived } else { Armed::Sleep }
+    }
+
+    #[inline]
+    pub(crate) fn disarm(&mut self) {
+        // A place that has been passed is not reached again for two laps: no need to say more.
+        if !self.event_idx {
+            self.set_wish(EVENT_FLAGS_DISABLE);
+        }
+    }
+
+    #[inline]
+    fn set_wish(&mut self, wish: u16) {
+        if self.wish != wish {
+            self.wish = wish;
+            self.device_flags.store_release(wish);
+        }
+    }
+}
+
+#[inline]
+const fn is_available(flags: u16, wrap: bool) -> bool {
+    let (avail, used) = (flags & DESC_F_AVAIL != 0, flags & DESC_F_USED != 0);
+    avail == wrap && used != wrap
+}
+
+/// The flags of a used descriptor; WRITE says that there is something (PKD-05).
+#[inline]
+const fn used_flags(wrap: bool, written: u32) -> u16 {
+    let lap = if wrap { DESC_F_AVAIL | DESC_F_USED } else { 0 };
+    lap | if written > 0 { DESC_F_WRITE } else { 0 }
+}
