@@ -6,6 +6,7 @@ use core::fmt;
 use core::marker::PhantomData;
 
 use vionet_raw::{AddressSpace, GuestAddr, Pushed, ReadSpan, SpanStore, WriteSpan};
+use vionet_spec::ring::DESC_F_WRITE;
 
 /// The most chains in a batch.
 pub const ROWS_MAX: usize = 256;
@@ -18,6 +19,9 @@ pub const CHAIN_MAX: u16 = 1024;
 pub trait Direction: sealed::Sealed {
     /// Whether the device writes them.
     const WRITABLE: bool;
+    /// The flags of a descriptor that is a chain by itself.
+    #[doc(hidden)]
+    const BARE: u16 = if Self::WRITABLE { DESC_F_WRITE } else { 0 };
 }
 
 /// Buffers that the device reads: a transmit queue.
@@ -79,6 +83,13 @@ impl Row {
     #[must_use]
     pub const fn has_lead(&self) -> bool {
         self.bytes >= self.lead_bytes
+    }
+
+    /// Where the spans behind the lead are: the first one, and how many.
+    #[inline]
+    #[must_use]
+    pub const fn payload_place(&self) -> (u16, u16) {
+        (self.start.saturating_add(self.lead_spans), self.spans.saturating_sub(self.lead_spans))
     }
 
     /// The bytes written to it, as set.
@@ -174,6 +185,23 @@ impl<D: Direction> Batch<D> {
     #[inline]
     pub(crate) fn rows(&self, count: usize) -> &[Row] {
         self.live().get(..count).unwrap_or(self.live())
+    }
+
+    /// Adds a chain of one buffer, if that is done with one look: the lead and something behind it
+    /// in the region that answered last, and room for them.
+    #[inline]
+    pub(crate) fn add_single(&mut self, at: u64, len: u32, id: u16) -> bool {
+        let start = self.store.len();
+        let Some(slot) = self.rows.get_mut(self.end) else { return false };
+        if self.lead == 0 || !self.store.push_pair(GuestAddr(at), len, self.lead) {
+            return false;
+        }
+        let start = u16::try_from(start).unwrap_or(u16::MAX);
+        let (lead_spans, spans, slots) = (1, 2, 1);
+        let (bytes, lead_bytes, written) = (len, self.lead, 0);
+        *slot = Row { start, lead_spans, spans, id, slots, bytes, lead_bytes, written };
+        self.end = self.end.wrapping_add(1);
+        true
     }
 
     /// Makes sure that there is a row for one more chain.
@@ -273,6 +301,14 @@ impl<D: Direction> Batch<D> {
 }
 
 impl Batch<DeviceReads> {
+    /// Spans by their place in the store, as [`Row::payload_place`] says; empty for a place that
+    /// is not there.
+    #[inline]
+    #[must_use]
+    pub fn spans(&self, start: u16, count: u16) -> &[ReadSpan<'_>] {
+        self.store.readable(usize::from(start), usize::from(count))
+    }
+
     /// The lead of a chain.
     #[inline]
     #[must_use]

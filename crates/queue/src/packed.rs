@@ -35,6 +35,9 @@ const FLAGS_OFFSET: u64 = 2;
 /// The bits of the flags that mean something.
 const EVENT_FLAGS: u16 = 3;
 
+/// The flags that say what a descriptor is.
+const KIND: u16 = DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT;
+
 pub(crate) struct PackedRing {
     size: u16,
     event_idx: bool,
@@ -149,16 +152,21 @@ impl PackedRing {
                 break;
             }
             let first = self.descriptors.load(slot);
+            // The driver may not make a slot available again that it has not got back.
+            let free = self.size.saturating_sub(self.taken.saturating_add(self.put));
+            if flags & KIND == D::BARE
+                && free > 0
+                && batch.add_single(first.addr, first.len, first.id)
+            {
+                self.taken = self.taken.wrapping_add(1);
+                self.avail = self.avail.after(1, self.size);
+                left = left.wrapping_sub(1);
+                continue;
+            }
             let mut draft = batch.draft();
-            let walked = if flags & (DESC_F_NEXT | DESC_F_INDIRECT) == 0 {
-                add(first.addr, first.len, flags, batch, &mut draft).map(|walk| (walk, first.id, 1))
-            } else {
-                self.walk_on(first, flags, batch, &mut draft)
-            };
-            match walked {
+            match self.walk(first, flags, batch, &mut draft) {
                 Ok((Walk::Done, id, slots)) => {
-                    // The driver may not make a slot available again that it has not got back.
-                    if slots > self.size.saturating_sub(self.taken.saturating_add(self.put)) {
+                    if slots > free {
                         batch.give_up(draft);
                         return Err(Fault::SlotsOverrun);
                     }
@@ -178,9 +186,9 @@ impl PackedRing {
         Ok(())
     }
 
-    /// A list of more than one buffer: its id and its slots.
+    /// Any list: its id and its slots.
     #[inline(never)]
-    fn walk_on<D: Direction>(
+    fn walk<D: Direction>(
         &mut self,
         first: PackedDescriptor,
         first_flags: u16,

@@ -11,8 +11,8 @@ use core::sync::atomic::{Ordering, fence};
 
 use vionet_raw::{AddressSpace, Descriptor, GuestAddr, SharedIndex, SharedRing, UsedElem};
 use vionet_spec::ring::{
-    AVAIL_ALIGN, AVAIL_F_NO_INTERRUPT, DESC_ALIGN, DESC_F_INDIRECT, DESC_F_NEXT, IDX_OFFSET,
-    RING_OFFSET, SIZE_MAX, USED_ALIGN, USED_ELEM_LEN, USED_F_NO_NOTIFY,
+    AVAIL_ALIGN, AVAIL_F_NO_INTERRUPT, DESC_ALIGN, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE,
+    IDX_OFFSET, RING_OFFSET, SIZE_MAX, USED_ALIGN, USED_ELEM_LEN, USED_F_NO_NOTIFY,
 };
 
 use crate::chain::{Batch, CHAIN_MAX, Direction, Draft, Row};
@@ -50,6 +50,9 @@ pub(crate) struct SplitRing {
     /// The driver is told not to kick (without EVENT_IDX).
     quiet: bool,
 }
+
+/// The flags that say what a descriptor is.
+const KIND: u16 = DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT;
 
 impl SplitRing {
     pub(crate) fn new(
@@ -144,8 +147,16 @@ impl SplitRing {
             if head >= self.size {
                 return Err(Fault::HeadOutOfRange);
             }
+            let descriptor = self.descriptors.load(head);
+            if descriptor.flags & KIND == D::BARE
+                && batch.add_single(descriptor.addr, descriptor.len, head)
+            {
+                self.next_avail = self.next_avail.wrapping_add(1);
+                left = left.wrapping_sub(1);
+                continue;
+            }
             let mut draft = batch.draft();
-            match self.walk(head, batch, &mut draft) {
+            match self.walk(descriptor, batch, &mut draft) {
                 Ok(Walk::Done) => batch.close(draft, head, 1),
                 Ok(Walk::NoRoom) if no_room(batch, draft)? => continue,
                 Ok(Walk::NoRoom) => break,
@@ -160,24 +171,9 @@ impl SplitRing {
         Ok(())
     }
 
-    #[inline]
-    fn walk<D: Direction>(
-        &mut self,
-        head: u16,
-        batch: &mut Batch<D>,
-        draft: &mut Draft,
-    ) -> Result<Walk, Fault> {
-        let descriptor = self.descriptors.load(head);
-        if descriptor.flags & (DESC_F_NEXT | DESC_F_INDIRECT) == 0 {
-            let Descriptor { addr, len, flags, .. } = descriptor;
-            return add(addr, len, flags, batch, draft);
-        }
-        self.walk_on(descriptor, batch, draft)
-    }
-
-    /// A chain of more than one descriptor.
+    /// Any chain.
     #[inline(never)]
-    fn walk_on<D: Direction>(
+    fn walk<D: Direction>(
         &mut self,
         first: Descriptor,
         batch: &mut Batch<D>,

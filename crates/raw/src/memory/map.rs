@@ -96,6 +96,10 @@ impl Region {
         self.len == 0
     }
 
+    pub(crate) fn base(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+
     /// Where `at` is mapped and how many bytes of the region follow it.
     fn find(&self, at: GuestAddr) -> Option<(NonNull<u8>, usize)> {
         let offset = usize::try_from(at.0.checked_sub(self.guest.0)?).ok()?;

@@ -8,7 +8,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::fmt;
 use core::marker::PhantomData;
-use core::ptr::{self, NonNull};
+use core::ptr;
 
 use super::map::{AddressSpace, GuestAddr};
 use super::prefetch;
@@ -74,6 +74,19 @@ impl<'m> ReadSpan<'m> {
         len
     }
 
+    /// The first `N` bytes, or `None` where the span is shorter.
+    #[inline]
+    #[must_use]
+    pub fn read<const N: usize>(&self) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        if self.len < N {
+            return None;
+        }
+        // SAFETY: as in `copy_to`, with a length that is known.
+        unsafe { ptr::copy_nonoverlapping(self.base, bytes.as_mut_ptr(), N) };
+        Some(bytes)
+    }
+
     /// For the system calls of `host`, which copy out of the span.
     #[cfg(feature = "host")]
     #[inline]
@@ -124,6 +137,18 @@ impl<'m> WriteSpan<'m> {
     #[inline]
     pub(crate) fn base(&self) -> *mut u8 {
         self.base
+    }
+
+    /// Copies `bytes` to the span's start; false, and nothing copied, where it is shorter.
+    #[inline]
+    #[must_use]
+    pub fn write<const N: usize>(&self, bytes: &[u8; N]) -> bool {
+        if self.len < N {
+            return false;
+        }
+        // SAFETY: as in `copy_from`, with a length that is known.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.base, N) };
+        true
     }
 
     /// Copies `bytes` to `offset`; returns the bytes copied, short at the span's end.
@@ -244,7 +269,29 @@ pub struct SpanStore<const N: usize> {
     runs: Box<[Run; N]>,
     len: usize,
     hint: usize,
+    /// The region that answered last.
+    near: Near,
     space: Arc<AddressSpace>,
+}
+
+/// A region of the store's address space, close at hand: buffers lie together.
+#[derive(Clone, Copy)]
+struct Near {
+    guest: u64,
+    len: usize,
+    base: *mut u8,
+}
+
+impl Near {
+    const NOTHING: Self = Self { guest: 0, len: 0, base: ptr::null_mut() };
+
+    /// Where `len` bytes at `at` are mapped, when all of them lie in this region.
+    #[inline]
+    fn find(&self, at: u64, len: usize) -> Option<*mut u8> {
+        let offset = usize::try_from(at.wrapping_sub(self.guest)).ok()?;
+        let room = self.len.checked_sub(offset)?;
+        (len <= room).then(|| self.base.wrapping_add(offset))
+    }
 }
 
 // SAFETY: the runs point into memory that `space` keeps mapped, whichever thread has the store.
@@ -255,7 +302,7 @@ impl<const N: usize> SpanStore<N> {
     #[must_use]
     pub fn new(space: Arc<AddressSpace>) -> Self {
         let runs = Box::new([Run { base: ptr::null_mut(), len: 0 }; N]);
-        Self { runs, len: 0, hint: 0, space }
+        Self { runs, len: 0, hint: 0, near: Near::NOTHING, space }
     }
 
     /// The address space that translates.
@@ -284,11 +331,43 @@ impl<const N: usize> SpanStore<N> {
         if len == 0 {
             return Pushed::Added(0);
         }
+        match self.near.find(at.0, len) {
+            Some(base) => self.add(base, len),
+            None => self.push_far(at, len),
+        }
+    }
+
+    /// Translates `len` bytes at `at` and adds them as two spans, of which the first is `lead`
+    /// bytes long; false when that is not done with one look: then nothing is added.
+    #[inline]
+    pub fn push_pair(&mut self, at: GuestAddr, len: u32, lead: u32) -> bool {
+        let (Ok(len), Ok(lead)) = (usize::try_from(len), usize::try_from(lead)) else {
+            return false;
+        };
+        let Some(behind) = len.checked_sub(lead).filter(|behind| *behind > 0) else {
+            return false;
+        };
+        let Some(base) = self.near.find(at.0, len) else { return false };
+        let end = self.len.wrapping_add(2);
+        let Some([first, second]) = self.runs.get_mut(self.len..end) else { return false };
+        *first = Run { base, len: lead };
+        *second = Run { base: base.wrapping_add(lead), len: behind };
+        self.len = end;
+        true
+    }
+
+    /// A buffer that is not near, or not all of it.
+    #[cold]
+    fn push_far(&mut self, at: GuestAddr, len: usize) -> Pushed {
         let Some((base, room)) = self.space.map().find(at, &mut self.hint) else {
             return Pushed::Unmapped;
         };
+        if let Some(region) = self.space.map().regions().get(self.hint) {
+            let (guest, len) = (region.guest().0, region.len());
+            self.near = Near { guest, len, base: region.base() };
+        }
         if room >= len {
-            return self.add(base, len);
+            return self.add(base.as_ptr(), len);
         }
         self.push_across(at, len)
     }
@@ -303,7 +382,7 @@ impl<const N: usize> SpanStore<N> {
             let step = match found {
                 Some((base, room)) => {
                     let len = room.min(rest);
-                    match self.add(base, len) {
+                    match self.add(base.as_ptr(), len) {
                         Pushed::Added(_) => u64::try_from(len).ok().and_then(|n| at.checked_add(n)),
                         refused @ (Pushed::Full | Pushed::Unmapped) => {
                             return self.undo(before, refused);
@@ -320,10 +399,10 @@ impl<const N: usize> SpanStore<N> {
     }
 
     #[inline]
-    fn add(&mut self, base: NonNull<u8>, len: usize) -> Pushed {
+    fn add(&mut self, base: *mut u8, len: usize) -> Pushed {
         match self.runs.get_mut(self.len) {
             Some(run) => {
-                *run = Run { base: base.as_ptr(), len };
+                *run = Run { base, len };
                 self.len = self.len.wrapping_add(1);
                 Pushed::Added(1)
             }

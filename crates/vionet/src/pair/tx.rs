@@ -16,8 +16,11 @@ use crate::time::Instant;
 /// A frame to send: its length and what its checked header asks for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TxFrame {
-    place: usize,
-    row: Option<Row>,
+    /// Its place among the chains of the batch, or the private spans.
+    place: u16,
+    /// Its spans in the batch.
+    start: u16,
+    spans: u16,
     /// Bytes of the frame, from the Ethernet header on.
     pub len: u32,
     /// What the driver left open, within [`crate::endpoint::Settings::transmit`].
@@ -27,7 +30,9 @@ pub struct TxFrame {
 impl TxFrame {
     /// The frame in span `place` of [`TxBatch::private`], of `len` bytes.
     pub(super) fn private(place: usize, len: usize, request: Request) -> Self {
-        Self { place, row: None, len: u32::try_from(len).unwrap_or(u32::MAX), request }
+        let place = u16::try_from(place).unwrap_or(u16::MAX);
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        Self { place, start: 0, spans: 0, len, request }
     }
 }
 
@@ -45,7 +50,9 @@ pub(super) fn judge(
         match judge_row(batch, row, plan) {
             Ok(request) => {
                 let Some(slot) = frames.get_mut(count) else { break };
-                *slot = TxFrame { place, row: Some(row), len: row.payload_bytes(), request };
+                let place = u16::try_from(place).unwrap_or(u16::MAX);
+                let (start, spans) = row.payload_place();
+                *slot = TxFrame { place, start, spans, len: row.payload_bytes(), request };
                 count = count.wrapping_add(1);
             }
             Err(reason) => stats.dropped(reason, 1),
@@ -56,10 +63,11 @@ pub(super) fn judge(
 
 #[inline]
 fn judge_row(batch: &Batch<DeviceReads>, row: Row, plan: &Plan) -> Result<Request, DropReason> {
-    let mut header = [0; HDR_LEN];
-    if !row.has_lead() || copy_out(batch.lead(row), 0, &mut header) < HDR_LEN {
-        return Err(DropReason::NoHeader);
-    }
+    let header = match batch.lead(row) {
+        [whole] => whole.read(),
+        _ => gather(batch, row),
+    };
+    let header: [u8; HDR_LEN] = header.ok_or(DropReason::NoHeader)?;
     let len = row.payload_bytes();
     if usize::try_from(len).is_ok_and(|len| len < ETH_HDR_LEN) {
         return Err(DropReason::TooShort);
@@ -67,7 +75,18 @@ fn judge_row(batch: &Batch<DeviceReads>, row: Row, plan: &Plan) -> Result<Reques
     if len > plan.frame_max {
         return Err(DropReason::TooLong);
     }
+    // Most frames ask for nothing: then nothing else in the header means anything.
+    if let [0, 0, ..] = header {
+        return Ok(Request::default());
+    }
     check(&NetHeader::decode(&header), len, plan.transmit).map_err(|_| DropReason::BadHeader)
+}
+
+/// A header that the driver has scattered (NET-TX-23).
+#[cold]
+fn gather(batch: &Batch<DeviceReads>, row: Row) -> Option<[u8; HDR_LEN]> {
+    let mut header = [0; HDR_LEN];
+    (copy_out(batch.lead(row), 0, &mut header) == HDR_LEN).then_some(header)
 }
 
 /// Where the bytes of a batch's frames lie.
@@ -109,10 +128,12 @@ impl<'a> TxBatch<'a> {
     #[inline]
     #[must_use]
     pub fn bytes(&self, frame: &TxFrame) -> &[ReadSpan<'_>] {
-        match (&self.source, frame.row) {
-            (Source::Guest(batch), Some(row)) => batch.payload(row),
-            (Source::Private(spans), _) => spans.get(frame.place..=frame.place).unwrap_or(&[]),
-            (Source::Guest(_), None) => &[],
+        match &self.source {
+            Source::Guest(batch) => batch.spans(frame.start, frame.spans),
+            Source::Private(spans) => {
+                let place = usize::from(frame.place);
+                spans.get(place..=place).unwrap_or(&[])
+            }
         }
     }
 
@@ -157,7 +178,7 @@ impl<'a> TxBatch<'a> {
     /// them that were no frames.
     pub(super) fn settled_rows(&self) -> usize {
         match (&self.source, self.frames().first()) {
-            (_, Some(frame)) => frame.place,
+            (_, Some(frame)) => usize::from(frame.place),
             (Source::Guest(batch), None) => batch.len(),
             (Source::Private(_), None) => self.frames.len(),
         }
