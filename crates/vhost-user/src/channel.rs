@@ -10,6 +10,7 @@ use rustix::net::{
     SendFlags, recvmsg, sendmsg,
 };
 
+use crate::descriptor::check_no_socket;
 use crate::event::ProtocolError;
 use crate::message::{HEADER_LEN, Header, Message, PAYLOAD_MAX};
 
@@ -23,6 +24,8 @@ pub(crate) struct Channel {
     bytes: [u8; HEADER_LEN + PAYLOAD_MAX],
     filled: usize,
     fds: Vec<OwnedFd>,
+    /// How many messages have come before this one.
+    before: u64,
 }
 
 /// What reading has come to.
@@ -36,7 +39,13 @@ pub(crate) enum Incoming {
 
 impl Channel {
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket, bytes: [0; HEADER_LEN + PAYLOAD_MAX], filled: 0, fds: Vec::new() }
+        let bytes = [0; HEADER_LEN + PAYLOAD_MAX];
+        Self { socket, bytes, filled: 0, fds: Vec::new(), before: 0 }
+    }
+
+    /// The number of the message that has begun and not ended yet.
+    pub(crate) fn half_said(&self) -> Option<u64> {
+        (self.filled > 0).then_some(self.before)
     }
 
     /// Reads on; call again until it says [`Incoming::Later`].
@@ -70,6 +79,7 @@ impl Channel {
         let end = HEADER_LEN.saturating_add(header.size);
         let payload = self.bytes.get(HEADER_LEN..end).unwrap_or(&[]).to_vec();
         self.filled = 0;
+        self.before = self.before.wrapping_add(1);
         Message { header, payload, fds: std::mem::take(&mut self.fds) }
     }
 
@@ -90,6 +100,8 @@ impl Channel {
                 self.fds.extend(fds);
             }
         }
+        // Who sends its own end of this socket along would never be seen to go.
+        self.fds.iter().try_for_each(check_no_socket)?;
         // What did not fit was closed by the kernel: the message cannot be trusted (VU-FRM-05).
         if got.flags.contains(ReturnFlags::CTRUNC) || self.fds.len() > FDS_MAX {
             return Err(ProtocolError::TooManyFds);

@@ -52,6 +52,9 @@ pub enum Event {
     Disconnected,
     /// A second front-end was turned away: one is served at a time.
     TurnedAway,
+    /// A front-end knocks, and the system has no descriptor or memory left for it; it is let in
+    /// when there is. Told once for each that waits.
+    NoRoom(io::Error),
 }
 
 impl fmt::Display for Event {
@@ -78,6 +81,9 @@ impl fmt::Display for Event {
             Self::MessageRefused(error) => write!(f, "refused: {error}"),
             Self::ProtocolError(error) => write!(f, "connection ended: {error}"),
             Self::Disconnected => f.write_str("front-end gone, waiting for the next"),
+            Self::NoRoom(cause) => {
+                write!(f, "a front-end has to wait: {cause}; close something, or raise the limit")
+            }
             Self::TurnedAway => f.write_str("a second front-end was turned away"),
         }
     }
@@ -110,6 +116,14 @@ pub enum ProtocolError {
     CutOff,
     /// A descriptor that cannot be used.
     Descriptor(io::Error),
+    /// A message brought a socket, as none does.
+    SocketBrought,
+    /// A ring is kicked and signalled by eventfds only.
+    NotAnEventfd,
+    /// Guest memory is a file that can be mapped.
+    NotMemory,
+    /// The front-end has stopped in the middle of a message.
+    Stalled,
     /// The payload is not what the message needs.
     Payload,
     /// A bit that was not offered.
@@ -122,6 +136,8 @@ pub enum ProtocolError {
     RingRunning(u16),
     /// More memory regions than there are slots.
     TooManyRegions,
+    /// More memory than a front-end may have mapped here, in bytes.
+    TooMuchMemory(u64),
     /// No such memory region.
     NoSuchRegion,
     /// The regions make no map.
@@ -150,12 +166,19 @@ impl fmt::Display for ProtocolError {
             Self::NotServed => f.write_str("it belongs to a feature that is not offered"),
             Self::CutOff => f.write_str("the connection was closed in the middle of a message"),
             Self::Descriptor(error) => write!(f, "the descriptor cannot be used: {error}"),
+            Self::SocketBrought => f.write_str("it brought a socket, as no message does"),
+            Self::NotAnEventfd => {
+                f.write_str("the descriptor is no eventfd; rings are kicked and signalled by these")
+            }
+            Self::NotMemory => f.write_str("the descriptor is no memory file; share a memfd"),
+            Self::Stalled => f.write_str("a message was begun and not ended in time"),
             Self::Payload => f.write_str("the payload has not the shape of this message"),
             Self::NotOffered(bits) => write!(f, "bits {bits:#x} were not offered"),
             Self::NoSuchRing(index) => write!(f, "there is no ring {index}"),
             Self::Value(value) => write!(f, "{value} cannot be set"),
             Self::RingRunning(index) => write!(f, "ring {index} runs; stop it first"),
             Self::TooManyRegions => f.write_str("all memory slots are taken"),
+            Self::TooMuchMemory(limit) => write!(f, "more than {limit} bytes of memory in all"),
             Self::NoSuchRegion => f.write_str("there is no such memory region"),
             Self::Memory(error) => write!(f, "{error}"),
             Self::Map(error) => write!(f, "memory cannot be mapped: {error}; is it shared?"),

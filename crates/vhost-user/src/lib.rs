@@ -8,7 +8,10 @@
 //! ```
 //!
 //! A front-end is trusted with its own memory and with nothing else: a malformed message ends its
-//! connection, and the process goes on listening.
+//! connection, and the process goes on listening. What it hands over is one kind of descriptor per
+//! kind of message (`descriptor`), and nothing that it still holds the other end of is waited for:
+//! workers are interrupted, error descriptors are signalled on the side (`crier`), and a message
+//! that has been begun must be ended in time (`patience`).
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,
@@ -21,12 +24,16 @@
 )]
 
 mod channel;
+mod crier;
+mod descriptor;
 mod event;
+mod listen;
 mod memory;
 mod message;
+mod patience;
 mod rings;
 mod server;
 mod session;
 
 pub use event::{Event, ProtocolError};
-pub use server::{End, ServeError, Server};
+pub use server::{End, Limits, ServeError, Server};

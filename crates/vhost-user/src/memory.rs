@@ -6,6 +6,7 @@ use std::sync::Arc;
 use vionet_raw::host::mmap::{Mapping, identity};
 use vionet_raw::{AddressSpace, GuestAddr, MemoryMap, Region, UserAddr};
 
+use crate::descriptor::check_memory;
 use crate::event::ProtocolError;
 use crate::message::RegionSpec;
 
@@ -20,12 +21,18 @@ struct Slot {
 }
 
 /// The regions in force.
-#[derive(Default)]
 pub(crate) struct Table {
     slots: Vec<Slot>,
+    /// The most bytes they may have together: what is mapped takes room from everything else in
+    /// this process, however little memory is behind it.
+    limit: u64,
 }
 
 impl Table {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { slots: Vec::new(), limit }
+    }
+
     /// Replaces the table and says whether that changed anything. Mappings that stay the same are
     /// kept: cheap, and no pause.
     pub(crate) fn replace(
@@ -36,6 +43,7 @@ impl Table {
         if specs.len() != fds.len() {
             return Err(ProtocolError::Fds { wanted: specs.len(), got: fds.len() });
         }
+        self.check_total(specs.iter())?;
         let slots = specs
             .iter()
             .zip(&fds)
@@ -52,6 +60,7 @@ impl Table {
         if self.slots.len() >= SLOTS {
             return Err(ProtocolError::TooManyRegions);
         }
+        self.check_total(self.slots.iter().map(|slot| &slot.spec).chain([&spec]))?;
         let slot = self.map(spec, fd)?;
         self.slots.push(slot);
         check(&self.slots).inspect_err(|_| {
@@ -74,7 +83,17 @@ impl Table {
         Ok(Arc::new(AddressSpace::new(Arc::new(map))))
     }
 
+    fn check_total<'s>(
+        &self,
+        mut specs: impl Iterator<Item = &'s RegionSpec>,
+    ) -> Result<(), ProtocolError> {
+        let total = specs.try_fold(0_u64, |sum, spec| sum.checked_add(spec.size));
+        let fits = total.is_some_and(|total| total <= self.limit);
+        if fits { Ok(()) } else { Err(ProtocolError::TooMuchMemory(self.limit)) }
+    }
+
     fn map(&self, spec: RegionSpec, fd: &OwnedFd) -> Result<Slot, ProtocolError> {
+        check_memory(fd)?;
         let file = identity(fd.as_fd()).map_err(ProtocolError::Map)?;
         let same = |slot: &&Slot| slot.spec == spec && slot.file == file;
         if let Some(slot) = self.slots.iter().find(same) {

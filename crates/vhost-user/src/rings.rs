@@ -13,15 +13,24 @@
 //! The messages may come in any order and any number; what counts is what is known at the end.
 //! *Enabled* is a flag of its own, kept by the device: a ring that runs but is not enabled drops
 //! what it is given.
+//!
+//! Where a ring goes on is one number on the wire, in two forms:
+//!
+//! ```text
+//!   split     16 bits   next entry to take          what is used stands in memory: used.idx
+//!   packed    31 used wrap | 30..16 used slot | 15 taken wrap | 14..0 slot taken next
+//! ```
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use vionet::{Device, Interrupt, Op, OpError, QueueIndex, Report};
-use vionet_queue::{Cursor, QueueSetup};
-use vionet_raw::{AddressSpace, MemoryMap, UserAddr};
+use vionet_queue::{Cursor, Format, QueueSetup};
+use vionet_raw::{AddressSpace, GuestAddr, MemoryMap, UserAddr};
 use vionet_spec::ring::{IDX_OFFSET, SIZE_MAX};
 
+use crate::crier::{Crier, signal};
+use crate::descriptor;
 use crate::event::{Event, ProtocolError};
 use crate::message::{RingAddresses, RingNumber};
 
@@ -39,15 +48,22 @@ impl Interrupt for Call {
     }
 }
 
-fn signal(eventfd: &OwnedFd) {
-    // A full counter is signalled already; a front-end that broke its own eventfd hears nothing.
-    let (Ok(_) | Err(_)) = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+/// A position as the wire has it.
+const fn wire(cursor: Cursor, format: Format) -> u32 {
+    let [a0, a1] = cursor.avail.to_le_bytes();
+    let [u0, u1] = match format {
+        Format::Split => [0, 0],
+        Format::Packed => cursor.used.to_le_bytes(),
+    };
+    u32::from_le_bytes([a0, a1, u0, u1])
 }
 
-/// A descriptor that is written to must never block us, whatever its other side does.
-fn unblocked(fd: OwnedFd) -> Result<OwnedFd, ProtocolError> {
-    let done = rustix::io::ioctl_fionbio(&fd, true);
-    done.map(|()| fd).map_err(|errno| ProtocolError::Descriptor(errno.into()))
+/// The position of a packed ring. Some front-ends know 16 bits only: with nothing in the upper ones
+/// both sides are where the lower ones say.
+const fn packed_position(wire: u32) -> Cursor {
+    let [a0, a1, u0, u1] = wire.to_le_bytes();
+    let (avail, used) = (u16::from_le_bytes([a0, a1]), u16::from_le_bytes([u0, u1]));
+    Cursor { avail, used: if used == 0 { avail } else { used } }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,10 +84,10 @@ enum Life {
 struct Ring {
     life: Life,
     size: u16,
-    /// Where it goes on; not known until it was said, or the ring has run.
-    base: Option<u16>,
+    /// Where it goes on, as the wire has it; not known until it was said, or the ring has run.
+    base: Option<u32>,
     addresses: Option<RingAddresses>,
-    err: Option<OwnedFd>,
+    err: Option<Arc<OwnedFd>>,
 }
 
 impl Ring {
@@ -88,35 +104,44 @@ impl Ring {
     }
 
     /// How to start it, or `None` while something is missing.
-    fn plan(&self, space: &AddressSpace) -> Option<(QueueSetup, Cursor)> {
+    fn plan(&self, format: Format, space: &AddressSpace) -> Option<(QueueSetup, Cursor)> {
         if self.life != Life::Waiting || self.size == 0 {
             return None;
         }
         let guest = |at: u64| space.map().guest_of(UserAddr(at));
         let (base, addresses) = (self.base?, self.addresses?);
-        let device = guest(addresses.used)?;
         let setup = QueueSetup {
             size: self.size,
             descriptors: guest(addresses.descriptors)?,
             driver: guest(addresses.avail)?,
-            device,
+            device: guest(addresses.used)?,
         };
-        // The front-end keeps one number only; used.idx is read from memory. What was taken and
-        // not used before stays owed, and only a position that can be is believed.
+        let cursor = match format {
+            Format::Split => self.split_position(base, setup.device, space),
+            Format::Packed => packed_position(base),
+        };
+        Some((setup, cursor))
+    }
+
+    /// The front-end keeps one number only; used.idx is read from memory. What was taken and not
+    /// used before stays owed, and only a position that can be is believed (VU-RNG-04).
+    fn split_position(&self, base: u32, device: GuestAddr, space: &AddressSpace) -> Cursor {
+        let [b0, b1, _, _] = base.to_le_bytes();
+        let avail = u16::from_le_bytes([b0, b1]);
         let mut index = [0; 2];
         let seen = device.checked_add(IDX_OFFSET).is_some_and(|at| space.read(at, &mut index));
         let used = u16::from_le_bytes(index);
-        let behind = base.wrapping_sub(used) <= self.size;
-        let used = if seen && behind { used } else { base };
-        Some((setup, Cursor { avail: base, used }))
+        let behind = avail.wrapping_sub(used) <= self.size;
+        Cursor { avail, used: if seen && behind { used } else { avail } }
     }
 }
 
-/// Every ring of the device, the memory they live in, and whether features are agreed.
+/// Every ring of the device, the memory they live in, and their format once features are agreed.
 pub(crate) struct Rings {
     rings: Vec<Ring>,
     space: Arc<AddressSpace>,
-    agreed: bool,
+    format: Option<Format>,
+    crier: Crier,
 }
 
 type Done = Result<(), ProtocolError>;
@@ -125,7 +150,7 @@ impl Rings {
     pub(crate) fn new(count: u16) -> Self {
         let rings = (0..count).map(|_| Ring::default()).collect();
         let space = Arc::new(AddressSpace::new(Arc::new(MemoryMap::empty())));
-        Self { rings, space, agreed: false }
+        Self { rings, space, format: None, crier: Crier::default() }
     }
 
     fn ring(&mut self, index: u32) -> Result<(QueueIndex, &mut Ring), ProtocolError> {
@@ -140,7 +165,8 @@ impl Rings {
 
     /// Features were agreed on, or are not any more.
     pub(crate) fn agree(&mut self, agreed: bool, device: &mut Device, events: Events<'_>) -> Done {
-        self.agreed = agreed;
+        let format = device.negotiated().map(|agreed| agreed.ring().format);
+        self.format = if agreed { format } else { None };
         self.rings.iter_mut().for_each(Ring::reconsider);
         self.start_what_can(device, events)
     }
@@ -165,16 +191,18 @@ impl Rings {
         self.start_what_can(device, events)
     }
 
-    /// SET_VRING_BASE. Only split rings are offered: 16 bits, the rest is zero.
+    /// SET_VRING_BASE. It may come before the format is known; a split ring has 16 bits.
     pub(crate) fn set_base(
         &mut self,
         message: RingNumber,
         device: &mut Device,
         events: Events<'_>,
     ) -> Done {
+        let (base, format) = (message.number, self.format);
         let (index, ring) = self.ring(message.index)?;
-        let base = u16::try_from(message.number);
-        let base = base.map_err(|_| ProtocolError::Value(u64::from(message.number)))?;
+        if format == Some(Format::Split) && u16::try_from(base).is_err() {
+            return Err(ProtocolError::Value(u64::from(base)));
+        }
         if ring.is_held() && ring.base != Some(base) {
             return Err(ProtocolError::RingRunning(index.0));
         }
@@ -212,9 +240,10 @@ impl Rings {
         self.pause(queue, device, events)?;
         device.set_kick(queue, None).map_err(ProtocolError::Device)?;
         device.apply(Op::SetInterrupt(queue, None)).map_err(ProtocolError::Device)?;
+        let format = self.format.unwrap_or(Format::Split);
         let (_, ring) = self.ring(index)?;
         ring.life = Life::Idle;
-        let number = u32::from(ring.base.unwrap_or(0));
+        let number = ring.base.unwrap_or(wire(Cursor::start(format), format));
         if was_held {
             events(Event::QueueStopped(queue));
         }
@@ -230,6 +259,7 @@ impl Rings {
         events: Events<'_>,
     ) -> Done {
         let (queue, ring) = self.ring(index)?;
+        let fd = fd.map(descriptor::to_watch).transpose()?;
         if matches!(ring.life, Life::Idle | Life::Refused) {
             ring.life = Life::Waiting;
         }
@@ -241,15 +271,15 @@ impl Rings {
     /// to the old one only (VU-MSG-05).
     pub(crate) fn call(&mut self, (index, fd): RingFd, device: &mut Device) -> Done {
         let (queue, _) = self.ring(index)?;
-        let fd = fd.map(unblocked).transpose()?;
+        let fd = fd.map(descriptor::to_signal).transpose()?;
         let call = fd.map(|fd| -> Box<dyn Interrupt> { Box::new(Call(fd)) });
         device.apply(Op::SetInterrupt(queue, call)).map_err(ProtocolError::Device)
     }
 
     /// SET_VRING_ERR.
     pub(crate) fn err(&mut self, (index, fd): RingFd) -> Done {
-        let fd = fd.map(unblocked).transpose()?;
-        self.ring(index)?.1.err = fd;
+        let (_, ring) = self.ring(index)?;
+        ring.err = fd.map(descriptor::to_signal).transpose()?.map(Arc::new);
         Ok(())
     }
 
@@ -296,7 +326,7 @@ impl Rings {
         for ring in &mut self.rings {
             *ring = Ring { err: ring.err.take(), ..Ring::default() };
         }
-        self.agreed = false;
+        self.format = None;
         device.apply(Op::Memory(Arc::clone(&self.space))).map_err(ProtocolError::Device)
     }
 
@@ -313,9 +343,9 @@ impl Rings {
         while let Some(report) = device.next_report() {
             match report {
                 Report::Fault(fault) => {
-                    if let Ok((_, ring)) = self.ring(u32::from(fault.queue.0)) {
+                    if let Some(ring) = self.rings.get_mut(usize::from(fault.queue.0)) {
                         ring.life = Life::Broken;
-                        ring.err.iter().for_each(signal);
+                        ring.err.iter().for_each(|fd| self.crier.signal(fd));
                     }
                     events(Event::QueueFault(fault));
                 }
@@ -334,8 +364,9 @@ impl Rings {
         device.apply(Op::StopQueue(queue)).map_err(ProtocolError::Device)?;
         // What its worker reported belongs to the life that has just ended, not to the next one.
         self.hear(device, events);
+        let format = self.format.unwrap_or(Format::Split);
         let (_, ring) = self.ring(index)?;
-        ring.base = device.cursor(queue).map_or(ring.base, |cursor| Some(cursor.avail));
+        ring.base = device.cursor(queue).map(|at| wire(at, format)).or(ring.base);
         if ring.life == Life::Running {
             ring.life = Life::Waiting;
         }
@@ -343,11 +374,9 @@ impl Rings {
     }
 
     fn start_what_can(&mut self, device: &mut Device, events: Events<'_>) -> Done {
-        if !self.agreed {
-            return Ok(());
-        }
+        let Some(format) = self.format else { return Ok(()) };
         for (index, ring) in (0..).map(QueueIndex).zip(&mut self.rings) {
-            let Some((setup, cursor)) = ring.plan(&self.space) else { continue };
+            let Some((setup, cursor)) = ring.plan(format, &self.space) else { continue };
             match device.apply(Op::StartQueue { index, setup, cursor }) {
                 Ok(()) => {
                     ring.life = Life::Running;
@@ -356,7 +385,7 @@ impl Rings {
                 // The driver's doing: this ring stands still, the connection goes on.
                 Err(error @ OpError::Queue(..)) => {
                     ring.life = Life::Refused;
-                    ring.err.iter().for_each(signal);
+                    ring.err.iter().for_each(|fd| self.crier.signal(fd));
                     events(Event::QueueRefused(error));
                 }
                 // The host's: said aloud, and tried again when something changes.
@@ -368,5 +397,32 @@ impl Rings {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_packed_position_is_two_slots_with_their_wrap_counters() {
+        let cursor = Cursor { avail: 1 << 15 | 7, used: 5 };
+        assert_eq!(wire(cursor, Format::Packed), 0x0005_8007);
+        assert_eq!(packed_position(0x0005_8007), cursor);
+        let start = Cursor::start(Format::Packed);
+        assert_eq!(wire(start, Format::Packed), 0x8000_8000, "VU-RNG-05");
+        assert_eq!(packed_position(0x8000_8000), start);
+    }
+
+    #[test]
+    fn a_packed_position_of_16_bits_is_both() {
+        assert_eq!(packed_position(0x8000), Cursor::start(Format::Packed));
+        assert_eq!(packed_position(0x8007), Cursor { avail: 0x8007, used: 0x8007 });
+        assert_eq!(packed_position(0), Cursor::default());
+    }
+
+    #[test]
+    fn a_split_position_is_what_was_taken() {
+        assert_eq!(wire(Cursor { avail: 65_535, used: 65_530 }, Format::Split), 65_535);
     }
 }

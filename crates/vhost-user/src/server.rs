@@ -1,25 +1,22 @@
 //! Listening, one front-end at a time, until told to stop.
 
 use std::fmt;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
-    socket_with,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with};
 use vionet::Device;
 
 use crate::event::{Event, ProtocolError};
+use crate::listen::{Made, listen_at};
 use crate::session::{Session, State};
 
-/// How many front-ends may wait for their turn.
-const BACKLOG: i32 = 16;
+/// How long to wait before a front-end is accepted that there was no descriptor for.
+const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 
 /// How a server ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +79,22 @@ impl fmt::Display for ServeError {
 
 impl std::error::Error for ServeError {}
 
+/// What one front-end may have of us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most bytes of guest memory that may be mapped at a time; 1 TiB if not said otherwise.
+    /// Address space is what this guards: a process has 128 TiB of it on most machines.
+    pub mapped_bytes: u64,
+    /// How long a message may take from its first byte to its last; 5 s if not said otherwise.
+    pub half_message: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { mapped_bytes: 1 << 40, half_message: Duration::from_secs(5) }
+    }
+}
+
 enum Source {
     Listener(OwnedFd),
     /// A connected socket, until it is served.
@@ -90,10 +103,12 @@ enum Source {
 
 /// Serves a device to front-ends, one after the other.
 pub struct Server {
+    /// The socket's file, if it was made here. It goes first: where there is a path, somebody
+    /// listens.
+    _made: Option<Made>,
     source: Source,
-    /// Removed at the end if it is still the file we made.
-    made: Option<(PathBuf, u64)>,
     one_off: bool,
+    limits: Limits,
 }
 
 impl Server {
@@ -103,25 +118,12 @@ impl Server {
     /// # Errors
     /// When the path is taken or cannot be used.
     pub fn bind(path: &Path) -> Result<Self, ServeError> {
-        let fail = |errno: Errno| match errno {
-            Errno::ACCESS | Errno::PERM | Errno::ROFS => ServeError::Denied(path.into()),
-            Errno::ADDRINUSE => ServeError::Taken(path.into()),
-            _ => ServeError::Bind(path.into(), errno.into()),
-        };
-        let address = SocketAddrUnix::new(path).map_err(fail)?;
-        clear_stale(path, &address)?;
-        let socket = stream_socket().map_err(fail)?;
-        bind(&socket, &address).map_err(fail)?;
-        let mut server = Self { source: Source::Connected(None), made: None, one_off: false };
-        let inode = fs::symlink_metadata(path).map(|found| found.ino());
-        let inode = inode.map_err(|cause| ServeError::Bind(path.into(), cause))?;
-        server.made = Some((path.into(), inode));
-        // Before it listens, so that nobody else gets in meanwhile.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-            .map_err(|cause| ServeError::Bind(path.into(), cause))?;
-        listen(&socket, BACKLOG).map_err(fail)?;
-        server.source = Source::Listener(socket);
-        Ok(server)
+        let (socket, made) = listen_at(path)?;
+        Ok(Self { _made: Some(made), ..Self::on(Source::Listener(socket)) })
+    }
+
+    fn on(source: Source) -> Self {
+        Self { source, _made: None, one_off: false, limits: Limits::default() }
     }
 
     /// Serves on an inherited socket, listening or connected (VU-PRG-03). A connected one is
@@ -143,13 +145,20 @@ impl Server {
         } else {
             Source::Connected(Some(fd))
         };
-        Ok(Self { source, made: None, one_off: false })
+        Ok(Self::on(source))
     }
 
     /// The same server, but it ends when its first front-end goes away.
     #[must_use]
     pub fn one_off(mut self) -> Self {
         self.one_off = true;
+        self
+    }
+
+    /// The same server with other limits.
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
         self
     }
 
@@ -164,9 +173,10 @@ impl Server {
         events: &mut dyn FnMut(Event),
     ) -> Result<End, ServeError> {
         loop {
-            let Some(socket) = self.next_front_end(stop)? else { return Ok(End::Stopped) };
+            let next = self.next_front_end(stop, events)?;
+            let Some(socket) = next else { return Ok(End::Stopped) };
             events(Event::Connected);
-            let mut session = Session::new(socket, device);
+            let mut session = Session::new(socket, device, self.limits);
             let ended = self.serve(&mut session, device, stop, events);
             let spoken = session.end(device, events);
             let last = match self.source {
@@ -185,18 +195,39 @@ impl Server {
     }
 
     /// Waits for a front-end; `None` when told to stop.
-    fn next_front_end(&mut self, stop: BorrowedFd<'_>) -> Result<Option<OwnedFd>, ServeError> {
+    fn next_front_end(
+        &mut self,
+        stop: BorrowedFd<'_>,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<Option<OwnedFd>, ServeError> {
         let listener = match &mut self.source {
             Source::Connected(socket) => return Ok(socket.take()),
             Source::Listener(listener) => listener,
         };
+        let mut told = false;
         loop {
-            let [stopped, knocked] = wait([stop, listener.as_fd()])?;
+            let [stopped, knocked] = wait([stop, listener.as_fd()], None)?;
             if stopped {
                 return Ok(None);
             }
-            if knocked && let Some(socket) = accept(listener).map_err(wait_failed)? {
-                return Ok(Some(socket));
+            if !knocked {
+                continue;
+            }
+            match accept(listener) {
+                Ok(Some(socket)) => return Ok(Some(socket)),
+                Ok(None) => {}
+                // Others may let go of what is missing here: the front-end waits as long.
+                Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                    if !told {
+                        events(Event::NoRoom(errno.into()));
+                    }
+                    told = true;
+                    let [stopped] = wait([stop], Some(&PAUSE))?;
+                    if stopped {
+                        return Ok(None);
+                    }
+                }
+                Err(errno) => return Err(wait_failed(errno)),
             }
         }
     }
@@ -214,8 +245,9 @@ impl Server {
         };
         loop {
             let watched = listener.map_or(stop, AsFd::as_fd);
-            let [stopped, readable, reported, knocked] =
-                wait([stop, session.as_fd(), device.reports(), watched])?;
+            let stalled = session.stalled().unwrap_or(stop);
+            let [stopped, readable, reported, stalled, knocked] =
+                wait([stop, session.as_fd(), device.reports(), stalled, watched], None)?;
             if stopped {
                 return Ok(Ended::Stopped);
             }
@@ -228,6 +260,8 @@ impl Server {
                     Ok(State::Closed) => return Ok(Ended::Gone),
                     Err(error) => return Ok(Ended::Broken(error)),
                 }
+            } else if stalled {
+                return Ok(Ended::Broken(ProtocolError::Stalled));
             }
             // Not while there is something to read: a front-end that has gone makes room for the
             // one that knocks.
@@ -246,46 +280,10 @@ impl Server {
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let Some((path, inode)) = &self.made else { return };
-        let ours = fs::symlink_metadata(path).is_ok_and(|found| found.ino() == *inode);
-        if ours {
-            // If it cannot be removed, the next start replaces it.
-            let (Ok(()) | Err(_)) = fs::remove_file(path);
-        }
-    }
-}
-
 enum Ended {
     Stopped,
     Gone,
     Broken(ProtocolError),
-}
-
-fn stream_socket() -> Result<OwnedFd, Errno> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-}
-
-/// Removes a socket file that nobody listens on.
-fn clear_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), ServeError> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(ServeError::NotASocket(path.into()));
-        }
-        Ok(_) => {}
-        Err(_) => return Ok(()),
-    }
-    let probe = stream_socket().map_err(wait_failed)?;
-    match connect(&probe, address) {
-        // Full of waiting front-ends is taken, too.
-        Ok(()) | Err(Errno::AGAIN) => Err(ServeError::Taken(path.into())),
-        Err(Errno::CONNREFUSED) => {
-            fs::remove_file(path).map_err(|_| ServeError::Denied(path.into()))
-        }
-        Err(_) => Err(ServeError::Denied(path.into())),
-    }
 }
 
 /// The connection that knocks; `None` when it has gone again.
@@ -301,10 +299,13 @@ fn wait_failed(errno: Errno) -> ServeError {
     ServeError::Wait(errno.into())
 }
 
-/// Waits until one of the descriptors has something to read or has ended.
-fn wait<const N: usize>(fds: [BorrowedFd<'_>; N]) -> Result<[bool; N], ServeError> {
+/// Waits until one of the descriptors has something to read or has ended, or the time is over.
+fn wait<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    time: Option<&Timespec>,
+) -> Result<[bool; N], ServeError> {
     let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    match poll(&mut polled, None) {
+    match poll(&mut polled, time) {
         Ok(_) | Err(Errno::INTR) => Ok(polled.map(|fd| !fd.revents().is_empty())),
         Err(errno) => Err(wait_failed(errno)),
     }

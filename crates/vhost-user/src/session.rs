@@ -21,7 +21,9 @@ use crate::memory::{SLOTS, Table};
 use crate::message::{
     ConfigRange, Message, RegionSpec, Request, RingAddresses, RingNumber, number, reply,
 };
+use crate::patience::Patience;
 use crate::rings::{Events, RingFd, Rings};
+use crate::server::Limits;
 
 /// Feature bit that says that messages 15 and 16 are known; never shown to a driver.
 const F_PROTOCOL_FEATURES: u64 = 1 << 30;
@@ -73,6 +75,7 @@ pub(crate) enum State {
 /// One front-end's connection.
 pub(crate) struct Session {
     channel: Channel,
+    patience: Patience,
     rings: Rings,
     memory: Table,
     features: Option<u64>,
@@ -85,11 +88,12 @@ pub(crate) struct Session {
 type Handled = Result<Answer, ProtocolError>;
 
 impl Session {
-    pub(crate) fn new(socket: OwnedFd, device: &Device) -> Self {
+    pub(crate) fn new(socket: OwnedFd, device: &Device, limits: Limits) -> Self {
         Self {
             channel: Channel::new(socket),
+            patience: Patience::new(limits.half_message),
             rings: Rings::new(device.queues()),
-            memory: Table::default(),
+            memory: Table::new(limits.mapped_bytes),
             features: None,
             protocol_features: 0,
             status: 0,
@@ -106,11 +110,17 @@ impl Session {
         for _ in 0..TURN {
             match self.channel.read()? {
                 Incoming::Message(message) => self.handle(message, device, events)?,
-                Incoming::Later => return Ok(State::Open),
+                Incoming::Later => break,
                 Incoming::Closed => return Ok(State::Closed),
             }
         }
+        self.patience.watch(self.channel.half_said())?;
         Ok(State::Open)
+    }
+
+    /// Readable when a message has been half said for too long, unless its rest is there, too.
+    pub(crate) fn stalled(&self) -> Option<BorrowedFd<'_>> {
+        self.patience.fd()
     }
 
     /// Passes on what workers have reported.

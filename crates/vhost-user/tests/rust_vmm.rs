@@ -19,7 +19,7 @@ mod bench;
 use std::os::fd::{AsRawFd, IntoRawFd};
 
 use bench::guest::{GUEST, Guest, LEN, SIZE, USER};
-use bench::{Back, MAC};
+use bench::{Back, MAC, UNKNOWN_TO_THE_GUEST};
 use vhost::vhost_user::message::{
     VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures as Protocol,
 };
@@ -79,8 +79,7 @@ fn a_session_of_rust_vmms_front_end_works_from_end_to_end() {
     assert_eq!(front.get_queue_num().unwrap(), 2);
     assert_eq!(front.get_max_mem_slots().unwrap(), 512);
     front.set_owner().unwrap();
-    // Without EVENT_IDX and INDIRECT_DESC, which the bench's driver does not know.
-    front.set_features(features & !(1 << 29 | 1 << 28)).unwrap();
+    front.set_features(features & !UNKNOWN_TO_THE_GUEST).unwrap();
     let (_, config) = front.get_config(0, 6, VhostUserConfigFlags::empty(), &[0; 6]).unwrap();
     assert_eq!(config, MAC);
     for slots in [false, true] {

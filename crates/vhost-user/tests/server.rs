@@ -16,9 +16,9 @@
 
 mod bench;
 
-use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
 
 use bench::guest::Guest;
 use bench::{Back, Place};
@@ -114,6 +114,70 @@ fn a_folder_that_is_not_there_is_named() {
 }
 
 #[test]
+fn a_socket_of_another_kind_is_somebodys() {
+    let place = Place::new("datagram");
+    let other = std::os::unix::net::UnixDatagram::bind(place.path()).unwrap();
+    assert!(matches!(Server::bind(place.path()), Err(ServeError::Taken(_))));
+    drop(other);
+    assert!(Server::bind(place.path()).is_ok(), "nobody listens there any more");
+}
+
+#[test]
+fn whoever_sees_the_path_can_connect() {
+    let place = Place::new("seen");
+    let path = place.path().to_owned();
+    let starter = std::thread::spawn(move || {
+        for _ in 0..200 {
+            drop(Server::bind(&path).unwrap());
+        }
+    });
+    while !starter.is_finished() {
+        if let Err(error) = UnixStream::connect(place.path()) {
+            // It may have gone again, with its server, but it is never there without one.
+            assert!(matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused));
+            let refused = error.kind() == ErrorKind::ConnectionRefused;
+            assert!(!refused || is_gone(place.path()), "nobody listens at a path that stays");
+        }
+    }
+    starter.join().unwrap();
+}
+
+/// Whether the socket at the path goes away soon, as that of a server that is ending does.
+fn is_gone(path: &std::path::Path) -> bool {
+    let inode = |path| std::fs::symlink_metadata(path).map(|found| found.ino()).ok();
+    let first = inode(path);
+    (0..1000).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        inode(path) != first || first.is_none()
+    })
+}
+
+#[test]
+fn of_many_that_start_at_one_path_one_serves() {
+    let place = Place::new("race");
+    for _ in 0..50 {
+        drop(UnixListener::bind(place.path()).unwrap());
+        let starters: Vec<_> = (0..8)
+            .map(|_| {
+                let path = place.path().to_owned();
+                std::thread::spawn(move || Server::bind(&path))
+            })
+            .collect();
+        let results: Vec<_> = starters.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
+        let taken = |result: &&Result<_, _>| matches!(result, Err(ServeError::Taken(_)));
+        assert_eq!(results.iter().filter(taken).count(), 7);
+        assert!(UnixStream::connect(place.path()).is_ok(), "the one that serves has the path");
+        drop(results);
+        assert!(!place.path().exists());
+    }
+    let folder = std::fs::read_dir(place.path().parent().unwrap()).unwrap();
+    let mine = format!(".{:x}-", std::process::id());
+    let left = folder.flatten().filter(|file| file.file_name().to_str().unwrap().contains(&mine));
+    assert_eq!(left.count(), 0);
+}
+
+#[test]
 fn who_only_knocks_is_no_front_end() {
     let place = Place::new("knock");
     let mut back = Back::new(Server::bind(place.path()).unwrap().one_off());
@@ -164,29 +228,6 @@ fn it_stops_while_a_front_end_never_pauses() {
     }
     assert_eq!(back.stop().unwrap(), End::Stopped);
     flood.join().unwrap();
-}
-
-#[test]
-fn it_stops_although_nobody_reads_what_it_signals() {
-    let (mut back, mut front) = Back::pair();
-    let mut guest = Guest::new();
-    guest.start(&mut front);
-    // A pipe is a lawful call descriptor (VU-FRM-11); this one is full, and would block a writer.
-    let (reader, writer) = rustix::pipe::pipe().unwrap();
-    rustix::io::ioctl_fionbio(&writer, true).unwrap();
-    while rustix::io::write(&writer, &[0; 4096]).is_ok() {}
-    while rustix::io::write(&writer, &[0; 1]).is_ok() {}
-    rustix::io::ioctl_fionbio(&writer, false).unwrap();
-    front.tell_with(13, &guest.rings[1].number(), &[writer.as_fd()]);
-    for _ in 0..8 {
-        guest.transmit(&[0; 60], true);
-    }
-    while guest.used(1) < 8 {
-        std::thread::yield_now();
-    }
-    assert_eq!(front.base(1), 8);
-    assert_eq!(back.stop().unwrap(), End::Stopped);
-    drop(reader);
 }
 
 #[test]

@@ -21,14 +21,12 @@ use std::time::Duration;
 
 use bench::guest::{GUEST, Guest, LEN, SIZE, USER, without_fd};
 use bench::{
-    Back, F_MRG_RXBUF, F_PROTOCOL, F_VERSION_1, FrontEnd, MAC, MTU, NEED_REPLY, REPLY_ACK, event,
-    heard, state, wait_readable,
+    Back, F_MRG_RXBUF, F_PROTOCOL, F_VERSION_1, FrontEnd, MAC, MTU, NEED_REPLY, REPLY_ACK,
+    UNKNOWN_TO_THE_GUEST, event, heard, state, wait_readable,
 };
 use proptest::prelude::*;
 use vionet_raw::host::mmap::memory_file;
 use vionet_vhost_user::Event;
-
-const EVENT_IDX_AND_INDIRECT: u64 = 1 << 29 | 1 << 28;
 
 fn started() -> (Back, FrontEnd, Guest) {
     let (back, mut front) = Back::pair();
@@ -114,7 +112,7 @@ fn cloud_hypervisors_guest_starts_pauses_and_goes_on() {
     front.asks = true;
     assert_eq!(front.ask_number(17), 2);
     front.tell(3, &[]);
-    front.tell_number(2, features & !EVENT_IDX_AND_INDIRECT);
+    front.tell_number(2, features & !UNKNOWN_TO_THE_GUEST);
     front.tell_with(5, &guest.table(), &[guest.fd()]);
     let config = [0_u32, 12, 0].into_iter().flat_map(u32::to_ne_bytes).chain([0; 12]);
     let answer = front.ask(24, &config.collect::<Vec<u8>>());
@@ -345,6 +343,7 @@ fn a_ring_that_cannot_be_stands_still_and_says_so() {
     front.tell_state(8, 1, 12);
     front.tell_with(12, &guest.rings[1].number(), &[guest.rings[1].kick.as_fd()]);
     back.wait_for_text("power of two");
+    assert!(wait_readable(&guest.rings[1].err));
     assert_eq!(heard(&guest.rings[1].err), 1);
     // Corrected without another kick.
     front.tell_with(13, &guest.rings[1].number(), &[guest.rings[1].call.as_fd()]);

@@ -15,6 +15,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::OnceLock;
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use super::check;
 
@@ -59,6 +61,20 @@ impl ThreadHandle {
         // SAFETY: the signal has a handler that does nothing; a thread that has ended is an error
         // of the call, and all there is to do about it is nothing.
         unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
+    }
+
+    /// Waits until the thread has ended, which it must have been told to do; what it is stuck in
+    /// is broken off. A panic of the thread stays its own.
+    pub fn join<T>(&self, thread: JoinHandle<T>) {
+        let mut waits = 0_u32;
+        while !thread.is_finished() {
+            std::thread::sleep(Duration::from_micros(100));
+            waits = waits.wrapping_add(1);
+            if waits.is_multiple_of(100) {
+                self.interrupt();
+            }
+        }
+        drop(thread.join());
     }
 }
 
@@ -108,7 +124,6 @@ fn only(signal: libc::c_int) -> io::Result<libc::sigset_t> {
 mod tests {
     use std::io::{ErrorKind, Write};
     use std::sync::mpsc::channel;
-    use std::time::Duration;
 
     use super::*;
 
@@ -132,6 +147,17 @@ mod tests {
         assert_eq!(thread.join().unwrap(), ErrorKind::Interrupted);
         // The thread is gone: nothing happens, to nobody.
         handle.interrupt();
+    }
+
+    #[test]
+    fn joining_breaks_off_what_the_thread_is_stuck_in() {
+        let (_reader, mut full) = std::io::pipe().unwrap();
+        let (sender, receiver) = channel();
+        let thread = std::thread::spawn(move || {
+            sender.send(ThreadHandle::current().unwrap()).unwrap();
+            while full.write(&[0; 4096]).is_ok() {}
+        });
+        receiver.recv().unwrap().join(thread);
     }
 
     #[test]
