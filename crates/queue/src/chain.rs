@@ -177,8 +177,10 @@ impl<D: Direction> Batch<D> {
         self.live().get(index).copied()
     }
 
+    /// The chains, oldest first.
     #[inline]
-    fn live(&self) -> &[Row] {
+    #[must_use]
+    pub fn live(&self) -> &[Row] {
         self.rows.get(self.first..self.end).unwrap_or(&[])
     }
 

@@ -146,6 +146,11 @@ impl PackedRing {
     ) -> Result<(), Fault> {
         let mut left = limit;
         while left > 0 && batch.has_free_row() {
+            let singles = self.take_singles(left, batch);
+            left = left.wrapping_sub(singles);
+            if left == 0 || !batch.has_free_row() {
+                break;
+            }
             let Place { slot, wrap } = self.avail;
             let flags = self.descriptors.flags(slot);
             if !is_available(flags, wrap) {
@@ -153,16 +158,7 @@ impl PackedRing {
             }
             let first = self.descriptors.load(slot);
             // The driver may not make a slot available again that it has not got back.
-            let free = self.size.saturating_sub(self.taken.saturating_add(self.put));
-            if flags & KIND == D::BARE
-                && free > 0
-                && batch.add_single(first.addr, first.len, first.id)
-            {
-                self.taken = self.taken.wrapping_add(1);
-                self.avail = self.avail.after(1, self.size);
-                left = left.wrapping_sub(1);
-                continue;
-            }
+            let free = self.free();
             let mut draft = batch.draft();
             match self.walk(first, flags, batch, &mut draft) {
                 Ok((Walk::Done, id, slots)) => {
@@ -184,6 +180,37 @@ impl PackedRing {
             left = left.wrapping_sub(1);
         }
         Ok(())
+    }
+
+    /// Slots that the driver may make available.
+    #[inline]
+    fn free(&self) -> u16 {
+        self.size.saturating_sub(self.taken.saturating_add(self.put))
+    }
+
+    /// Lists of one buffer, as they mostly are: up to the first other one, or the ring's end.
+    #[inline]
+    fn take_singles<D: Direction>(&mut self, limit: usize, batch: &mut Batch<D>) -> usize {
+        let Place { slot, wrap } = self.avail;
+        let lap = if wrap { DESC_F_AVAIL } else { DESC_F_USED };
+        let most = self.free().min(self.size.wrapping_sub(slot));
+        let most = u16::try_from(limit).map_or(most, |limit| limit.min(most));
+        let mut count = 0_u16;
+        while count < most {
+            let slot = slot.wrapping_add(count);
+            let flags = self.descriptors.flags(slot);
+            if flags & (KIND | DESC_F_AVAIL | DESC_F_USED) != lap | D::BARE {
+                break;
+            }
+            let PackedDescriptor { addr, len, id } = self.descriptors.load(slot);
+            if !batch.add_single(addr, len, id) {
+                break;
+            }
+            count = count.wrapping_add(1);
+        }
+        self.taken = self.taken.wrapping_add(count);
+        self.avail = self.avail.after(count, self.size);
+        usize::from(count)
     }
 
     /// Any list: its id and its slots.
@@ -253,16 +280,22 @@ impl PackedRing {
         if self.in_order && !D::WRITABLE {
             return self.put_in_order(rows);
         }
-        for row in rows {
-            if self.first.is_none() {
-                self.first = Some(First { id: row.id, written: row.written });
-            } else {
-                let Place { slot, wrap } = self.used;
-                self.descriptors.store_used(slot, row.id, row.written);
-                self.descriptors.store_flags(slot, used_flags(wrap, row.written));
-            }
+        let mut rest = rows;
+        if self.first.is_none()
+            && let Some((row, others)) = rows.split_first()
+        {
+            self.first = Some(First { id: row.id, written: row.written });
             self.pass(row.slots);
+            rest = others;
         }
+        let (mut used, mut slots) = (self.used, 0_u16);
+        for row in rest {
+            self.descriptors.store_used(used.slot, row.id, row.written);
+            self.descriptors.store_flags(used.slot, used_flags(used.wrap, row.written));
+            used = used.after(row.slots, self.size);
+            slots = slots.wrapping_add(row.slots);
+        }
+        self.pass(slots);
     }
 
     /// One used descriptor, in the first place, names the last buffer and stands for all (PKD-11).

@@ -178,6 +178,9 @@ impl fmt::Debug for WriteSpan<'_> {
 /// Copies from `offset` of the spans, taken as one run, into `out`; returns the bytes copied.
 #[inline]
 pub fn copy_out(spans: &[ReadSpan<'_>], offset: usize, out: &mut [u8]) -> usize {
+    if let [span] = spans {
+        return span.copy_to(offset, out);
+    }
     let (mut skip, mut done) = (offset, 0_usize);
     for span in spans {
         let Some(room) = out.get_mut(done..).filter(|room| !room.is_empty()) else { break };
@@ -190,6 +193,9 @@ pub fn copy_out(spans: &[ReadSpan<'_>], offset: usize, out: &mut [u8]) -> usize 
 /// Copies `bytes` to `offset` of the spans, taken as one run; returns the bytes copied.
 #[inline]
 pub fn copy_in(spans: &[WriteSpan<'_>], offset: usize, bytes: &[u8]) -> usize {
+    if let [span] = spans {
+        return span.copy_from(offset, bytes);
+    }
     let (mut skip, mut done) = (offset, 0_usize);
     for span in spans {
         let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) else { break };

@@ -38,7 +38,11 @@ pub struct RxSink<'a> {
     /// Chains before this one are filled.
     next: usize,
     budget: usize,
-    delivered: bool,
+    /// What was delivered, counted when the step ends.
+    frames: u64,
+    bytes: u64,
+    /// Chains that went back empty.
+    skipped: bool,
     starved: bool,
     spent: bool,
     fault: Option<Fault>,
@@ -61,16 +65,32 @@ impl<'a> RxSink<'a> {
         stats: &'a LaneStats,
         now: Instant,
     ) -> Self {
-        let (next, delivered, starved, spent, fault) = (0, false, false, false, None);
-        let budget = BATCH;
-        Self { queue, batch, plan, stats, next, budget, delivered, starved, spent, fault, now }
+        Self {
+            queue,
+            batch,
+            plan,
+            stats,
+            next: 0,
+            budget: BATCH,
+            frames: 0,
+            bytes: 0,
+            skipped: false,
+            starved: false,
+            spent: false,
+            fault: None,
+            now,
+        }
     }
 
     /// Gives the filled chains back to the queue, not yet visible.
     pub(super) fn finish(mut self) -> Filled {
         self.put_filled();
-        let Self { delivered: frames, starved, spent, fault, .. } = self;
-        Filled { frames, starved, spent, fault }
+        let Self { frames, bytes, skipped, starved, spent, fault, stats, .. } = self;
+        if frames > 0 {
+            stats.frames.add(frames);
+            stats.bytes.add(bytes);
+        }
+        Filled { frames: frames > 0 || skipped, starved, spent, fault }
     }
 
     /// When this step began.
@@ -83,6 +103,14 @@ impl<'a> RxSink<'a> {
     /// room now; then [`Self::room`] tells what there is.
     #[inline]
     pub fn window(&mut self, want: u32) -> Option<&[WriteSpan<'_>]> {
+        // Most frames fit into the next buffer.
+        if self.budget > 0
+            && let Some(row) = self.batch.row(self.next)
+            && row.has_lead()
+            && row.payload_bytes() >= want
+        {
+            return Some(self.batch.payload(row, row));
+        }
         let (first, last) = self.reach(want)?;
         Some(self.batch.payload(first, last))
     }
@@ -247,7 +275,7 @@ impl<'a> RxSink<'a> {
     fn skip_short_chain(&mut self) {
         self.batch.set_written(self.next, 0);
         self.next = self.next.saturating_add(1);
-        self.delivered = true;
+        self.skipped = true;
         self.dropped(DropReason::NoHeader);
     }
 
@@ -271,8 +299,34 @@ impl<'a> RxSink<'a> {
     fn deliver(&mut self, len: u32, header: &RxHeader) -> Result<(), DropReason> {
         self.check(len, header)?;
         let first = self.batch.row(self.next).ok_or(DropReason::NoBuffer)?;
-        let mut rest = len.saturating_add(u32::from(self.plan.header_len));
-        let mut at = self.next;
+        let all = len.saturating_add(u32::from(self.plan.header_len));
+        let buffers = if all <= first.bytes() {
+            self.batch.set_written(self.next, all);
+            1
+        } else {
+            self.spread(all)?
+        };
+        let mut net = header.request.to_header(header.header_len);
+        if header.validated && header.request.csum.is_none() && !self.plan.receive.is_empty() {
+            net.flags |= HDR_F_DATA_VALID;
+        }
+        net.num_buffers = u16::try_from(buffers).map_err(|_| DropReason::TooLong)?;
+        match self.batch.lead(first) {
+            [whole] if whole.write(&net.encode()) => {}
+            scattered => {
+                copy_in(scattered, 0, &net.encode());
+            }
+        }
+        self.next = self.next.wrapping_add(buffers);
+        self.budget = self.budget.wrapping_sub(1);
+        self.frames = self.frames.wrapping_add(1);
+        self.bytes = self.bytes.wrapping_add(u64::from(len));
+        Ok(())
+    }
+
+    /// Settles the chains of a frame that one does not hold: how many there are.
+    fn spread(&mut self, all: u32) -> Result<usize, DropReason> {
+        let (mut rest, mut at) = (all, self.next);
         // All buffers but the last are filled to their full length (NET-RX-03).
         while rest > 0 {
             let row = self.batch.row(at).ok_or(DropReason::NoBuffer)?;
@@ -281,22 +335,10 @@ impl<'a> RxSink<'a> {
             rest = rest.saturating_sub(part);
             at = at.wrapping_add(1);
         }
-        let buffers = at.wrapping_sub(self.next);
-        if buffers > 1 && !self.plan.mergeable {
+        if !self.plan.mergeable {
             return Err(DropReason::NoBuffer);
         }
-        let mut net = header.request.to_header(header.header_len);
-        if header.validated && header.request.csum.is_none() && !self.plan.receive.is_empty() {
-            net.flags |= HDR_F_DATA_VALID;
-        }
-        net.num_buffers = u16::try_from(buffers).map_err(|_| DropReason::TooLong)?;
-        copy_in(self.batch.lead(first), 0, &net.encode());
-        self.next = at;
-        self.budget = self.budget.wrapping_sub(1);
-        self.delivered = true;
-        self.stats.frames.add(1);
-        self.stats.bytes.add(u64::from(len));
-        Ok(())
+        Ok(at.wrapping_sub(self.next))
     }
 
     /// What was agreed holds for every frame, whichever endpoint brought it.

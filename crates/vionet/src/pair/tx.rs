@@ -45,29 +45,43 @@ pub(super) fn judge(
     stats: &LaneStats,
 ) -> usize {
     let mut count = 0_usize;
-    for place in 0..batch.len() {
-        let Some(row) = batch.row(place) else { break };
-        match judge_row(batch, row, plan) {
-            Ok(request) => {
-                let Some(slot) = frames.get_mut(count) else { break };
-                let place = u16::try_from(place).unwrap_or(u16::MAX);
-                let (start, spans) = row.payload_place();
-                *slot = TxFrame { place, start, spans, len: row.payload_bytes(), request };
-                count = count.wrapping_add(1);
+    for (place, row) in (0_u16..).zip(batch.live()) {
+        let Some(slot) = frames.get_mut(count) else { break };
+        let (start, spans) = row.payload_place();
+        let (len, request) = (row.payload_bytes(), Request::default());
+        let frame = TxFrame { place, start, spans, len, request };
+        match read_header(batch, *row, plan) {
+            // Most frames ask for nothing: then nothing else in the header means anything.
+            Ok([0, 0, ..]) => *slot = frame,
+            Ok(header) => match check(&NetHeader::decode(&header), len, plan.transmit) {
+                Ok(request) => *slot = TxFrame { request, ..frame },
+                Err(_) => {
+                    stats.dropped(DropReason::BadHeader, 1);
+                    continue;
+                }
+            },
+            Err(reason) => {
+                stats.dropped(reason, 1);
+                continue;
             }
-            Err(reason) => stats.dropped(reason, 1),
         }
+        count = count.wrapping_add(1);
     }
     count
 }
 
+/// The header of a chain whose frame has a length that can be.
 #[inline]
-fn judge_row(batch: &Batch<DeviceReads>, row: Row, plan: &Plan) -> Result<Request, DropReason> {
+fn read_header(
+    batch: &Batch<DeviceReads>,
+    row: Row,
+    plan: &Plan,
+) -> Result<[u8; HDR_LEN], DropReason> {
     let header = match batch.lead(row) {
         [whole] => whole.read(),
         _ => gather(batch, row),
     };
-    let header: [u8; HDR_LEN] = header.ok_or(DropReason::NoHeader)?;
+    let header = header.ok_or(DropReason::NoHeader)?;
     let len = row.payload_bytes();
     if usize::try_from(len).is_ok_and(|len| len < ETH_HDR_LEN) {
         return Err(DropReason::TooShort);
@@ -75,11 +89,7 @@ fn judge_row(batch: &Batch<DeviceReads>, row: Row, plan: &Plan) -> Result<Reques
     if len > plan.frame_max {
         return Err(DropReason::TooLong);
     }
-    // Most frames ask for nothing: then nothing else in the header means anything.
-    if let [0, 0, ..] = header {
-        return Ok(Request::default());
-    }
-    check(&NetHeader::decode(&header), len, plan.transmit).map_err(|_| DropReason::BadHeader)
+    Ok(header)
 }
 
 /// A header that the driver has scattered (NET-TX-23).
