@@ -62,6 +62,10 @@ pub struct ServeArgs {
     /// The largest IP packet [default: as large as the endpoint carries]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
+    /// After work, look for more this long before sleeping: latency and rate for CPU time
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub poll_us: u32,
     /// End when the first front-end goes away
     #[arg(long)]
     pub one_off: bool,

@@ -7,11 +7,12 @@ use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, error, info, warn};
 use vionet::stats::LaneStats;
-use vionet::{Device, NicConfig};
+use vionet::{Device, NicConfig, WorkerOptions, Workers};
 use vionet_raw::host::{fd, signal};
 use vionet_vhost_user::{End, Event, ServeError, Server};
 
@@ -36,7 +37,10 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
     let endpoint = endpoint::make(args)?;
     let mac = args.mac.unwrap_or_else(|| default_mac(args));
     let mtu = args.mtu.unwrap_or(u16::MAX);
-    let mut device = Device::new(NicConfig { mac: mac.0, mtu }, endpoint)
+    let poll = Duration::from_micros(args.poll_us.into());
+    let workers = Workers::new(WorkerOptions { threads: None, poll });
+    let config = NicConfig { mac: mac.0, mtu };
+    let mut device = Device::with_workers(config, endpoint, &workers)
         .map_err(|cause| Stop::new(Code::Failure, cause))?;
     let mut server = server(args)?;
     info!("serving {} as {mac}, mtu {}", device.endpoint_name(), device.mtu());
