@@ -85,6 +85,13 @@ impl Row {
         self.bytes >= self.lead_bytes
     }
 
+    /// The span that is the lead, when it is one.
+    #[inline]
+    #[must_use]
+    pub const fn whole_lead(&self) -> Option<u16> {
+        if self.lead_spans == 1 { Some(self.start) } else { None }
+    }
+
     /// Where the spans behind the lead are: the first one, and how many.
     #[inline]
     #[must_use]
@@ -189,21 +196,37 @@ impl<D: Direction> Batch<D> {
         self.live().get(..count).unwrap_or(self.live())
     }
 
-    /// Adds a chain of one buffer, if that is done with one look: the lead and something behind it
-    /// in the region that answered last, and room for them.
+    /// Adds up to `limit` chains of one buffer each, as `next` tells them: address, length, id.
+    /// Ends where `next` does, or at a buffer that wants the general walk; returns how many.
     #[inline]
-    pub(crate) fn add_single(&mut self, at: u64, len: u32, id: u16) -> bool {
-        let start = self.store.len();
-        let Some(slot) = self.rows.get_mut(self.end) else { return false };
-        if self.lead == 0 || !self.store.push_pair(GuestAddr(at), len, self.lead) {
-            return false;
+    pub(crate) fn add_singles(
+        &mut self,
+        limit: usize,
+        mut next: impl FnMut(u16) -> Option<(u64, u32, u16)>,
+    ) -> u16 {
+        let lead_bytes = self.lead;
+        let end = self.end.saturating_add(limit).min(ROWS_MAX);
+        let rows = self.rows.get_mut(self.end..end).unwrap_or(&mut []);
+        if lead_bytes == 0 {
+            return 0;
         }
-        let start = u16::try_from(start).unwrap_or(u16::MAX);
-        let (lead_spans, spans, slots) = (1, 2, 1);
-        let (bytes, lead_bytes, written) = (len, self.lead, 0);
-        *slot = Row { start, lead_spans, spans, id, slots, bytes, lead_bytes, written };
-        self.end = self.end.wrapping_add(1);
-        true
+        let mut id = 0;
+        let id = core::cell::Cell::from_mut(&mut id);
+        let done = self.store.push_pairs(
+            lead_bytes,
+            rows,
+            |index| {
+                let (at, len, name) = next(index)?;
+                id.set(name);
+                Some((GuestAddr(at), len))
+            },
+            |row, start, bytes| {
+                let (id, lead_spans, spans, slots) = (id.get(), 1, 2, 1);
+                *row = Row { start, lead_spans, spans, id, slots, bytes, lead_bytes, written: 0 };
+            },
+        );
+        self.end = self.end.wrapping_add(usize::from(done));
+        done
     }
 
     /// Makes sure that there is a row for one more chain.
@@ -309,6 +332,13 @@ impl Batch<DeviceReads> {
     #[must_use]
     pub fn spans(&self, start: u16, count: u16) -> &[ReadSpan<'_>] {
         self.store.readable(usize::from(start), usize::from(count))
+    }
+
+    /// All spans; [`Row::whole_lead`] is a place among them.
+    #[inline]
+    #[must_use]
+    pub fn all_spans(&self) -> &[ReadSpan<'_>] {
+        self.store.readable(0, self.store.len())
     }
 
     /// The lead of a chain.

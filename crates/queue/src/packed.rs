@@ -195,19 +195,16 @@ impl PackedRing {
         let lap = if wrap { DESC_F_AVAIL } else { DESC_F_USED };
         let most = self.free().min(self.size.wrapping_sub(slot));
         let most = u16::try_from(limit).map_or(most, |limit| limit.min(most));
-        let mut count = 0_u16;
-        while count < most {
-            let slot = slot.wrapping_add(count);
-            let flags = self.descriptors.flags(slot);
+        let descriptors = &self.descriptors;
+        let count = batch.add_singles(usize::from(most), |index| {
+            let slot = slot.wrapping_add(index);
+            let flags = descriptors.flags(slot);
             if flags & (KIND | DESC_F_AVAIL | DESC_F_USED) != lap | D::BARE {
-                break;
+                return None;
             }
-            let PackedDescriptor { addr, len, id } = self.descriptors.load(slot);
-            if !batch.add_single(addr, len, id) {
-                break;
-            }
-            count = count.wrapping_add(1);
-        }
+            let PackedDescriptor { addr, len, id } = descriptors.load(slot);
+            Some((addr, len, id))
+        });
         self.taken = self.taken.wrapping_add(count);
         self.avail = self.avail.after(count, self.size);
         usize::from(count)

@@ -143,18 +143,16 @@ impl SplitRing {
         }
         let mut left = waiting.min(limit);
         while left > 0 && batch.has_free_row() {
+            let singles = self.take_singles(left, batch);
+            left = left.wrapping_sub(singles);
+            if left == 0 || !batch.has_free_row() {
+                break;
+            }
             let head = self.avail_ring.load(self.next_avail);
             if head >= self.size {
                 return Err(Fault::HeadOutOfRange);
             }
             let descriptor = self.descriptors.load(head);
-            if descriptor.flags & KIND == D::BARE
-                && batch.add_single(descriptor.addr, descriptor.len, head)
-            {
-                self.next_avail = self.next_avail.wrapping_add(1);
-                left = left.wrapping_sub(1);
-                continue;
-            }
             let mut draft = batch.draft();
             match self.walk(descriptor, batch, &mut draft) {
                 Ok(Walk::Done) => batch.close(draft, head, 1),
@@ -169,6 +167,21 @@ impl SplitRing {
             left = left.wrapping_sub(1);
         }
         Ok(())
+    }
+
+    /// Chains of one buffer, as they mostly are, up to the first other one. A head outside is not
+    /// judged here: it is masked, and the walk finds it again.
+    #[inline]
+    fn take_singles<D: Direction>(&mut self, limit: usize, batch: &mut Batch<D>) -> usize {
+        let Self { size, next_avail, avail_ring, descriptors, .. } = self;
+        let done = batch.add_singles(limit, |index| {
+            let head = avail_ring.load(next_avail.wrapping_add(index));
+            let Descriptor { addr, len, flags, .. } = descriptors.load(head);
+            let bare = head < *size && flags & KIND == D::BARE;
+            if bare { Some((addr, len, head)) } else { None }
+        });
+        *next_avail = next_avail.wrapping_add(done);
+        usize::from(done)
     }
 
     /// Any chain.

@@ -76,7 +76,7 @@ impl PackedDriver {
         let begin = At { slot: from.avail & 0x7fff, wrap: from.avail >> 15 == 1 };
         let ring = space.descriptors(GuestAddr(at), size).expect("memory for descriptors");
         for slot in 0..size {
-            // Each slot as it was used last: in this lap before the position, else in the one before.
+            // Each slot as it was used last: in this lap before the position, else in the last one.
             let lap = begin.wrap == (slot < begin.slot);
             ring.store_flags(slot, if lap { DESC_F_AVAIL | DESC_F_USED } else { 0 });
         }

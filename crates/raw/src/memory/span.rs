@@ -295,8 +295,8 @@ impl Near {
     #[inline]
     fn find(&self, at: u64, len: usize) -> Option<*mut u8> {
         let offset = usize::try_from(at.wrapping_sub(self.guest)).ok()?;
-        let room = self.len.checked_sub(offset)?;
-        (len <= room).then(|| self.base.wrapping_add(offset))
+        let end = offset.checked_add(len)?;
+        if end <= self.len { Some(self.base.wrapping_add(offset)) } else { None }
     }
 }
 
@@ -343,23 +343,40 @@ impl<const N: usize> SpanStore<N> {
         }
     }
 
-    /// Translates `len` bytes at `at` and adds them as two spans, of which the first is `lead`
-    /// bytes long; false when that is not done with one look: then nothing is added.
+    /// Adds buffers that lie in the region that answered last, each as two spans of which the
+    /// first is `lead` bytes long: one for each of `slots`, which `add` fills with what it says of
+    /// the buffer. Ends at the first buffer that is not near, or no longer than its lead, or when
+    /// `next` has none; returns how many were added.
     #[inline]
-    pub fn push_pair(&mut self, at: GuestAddr, len: u32, lead: u32) -> bool {
-        let (Ok(len), Ok(lead)) = (usize::try_from(len), usize::try_from(lead)) else {
-            return false;
+    pub fn push_pairs<T>(
+        &mut self,
+        lead: u32,
+        slots: &mut [T],
+        mut next: impl FnMut(u16) -> Option<(GuestAddr, u32)>,
+        mut add: impl FnMut(&mut T, u16, u32),
+    ) -> u16 {
+        let near = self.near;
+        let (Ok(head), Ok(start)) = (usize::try_from(lead), u16::try_from(self.len)) else {
+            return 0;
         };
-        let Some(behind) = len.checked_sub(lead).filter(|behind| *behind > 0) else {
-            return false;
-        };
-        let Some(base) = self.near.find(at.0, len) else { return false };
-        let end = self.len.wrapping_add(2);
-        let Some([first, second]) = self.runs.get_mut(self.len..end) else { return false };
-        *first = Run { base, len: lead };
-        *second = Run { base: base.wrapping_add(lead), len: behind };
-        self.len = end;
-        true
+        let runs = self.runs.get_mut(usize::from(start)..).unwrap_or(&mut []);
+        let (pairs, _) = runs.as_chunks_mut::<2>();
+        let (mut done, mut place) = (0_u16, start);
+        for (slot, [first, second]) in slots.iter_mut().zip(pairs) {
+            let Some((at, len)) = next(done) else { break };
+            let Ok(bytes) = usize::try_from(len) else { break };
+            if bytes <= head {
+                break;
+            }
+            let Some(base) = near.find(at.0, bytes) else { break };
+            *first = Run { base, len: head };
+            *second = Run { base: base.wrapping_add(head), len: bytes.wrapping_sub(head) };
+            add(slot, place, len);
+            done = done.wrapping_add(1);
+            place = place.wrapping_add(2);
+        }
+        self.len = usize::from(place);
+        done
     }
 
     /// A buffer that is not near, or not all of it.

@@ -13,6 +13,9 @@ use crate::negotiate::Plan;
 use crate::stats::{DropReason, LaneStats};
 use crate::time::Instant;
 
+const ETH_HDR: u32 = 14;
+const _: () = assert!(ETH_HDR_LEN == 14, "as a length of frames");
+
 /// A frame to send: its length and what its checked header asks for.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TxFrame {
@@ -45,12 +48,15 @@ pub(super) fn judge(
     stats: &LaneStats,
 ) -> usize {
     let mut count = 0_usize;
+    let spans_of_all = batch.all_spans();
     for (place, row) in (0_u16..).zip(batch.live()) {
         let Some(slot) = frames.get_mut(count) else { break };
         let (start, spans) = row.payload_place();
         let (len, request) = (row.payload_bytes(), Request::default());
         let frame = TxFrame { place, start, spans, len, request };
-        match read_header(batch, *row, plan) {
+        let whole = row.whole_lead().and_then(|at| spans_of_all.get(usize::from(at)));
+        let header = whole.map_or_else(|| gather(batch, *row), ReadSpan::read);
+        match judge_length(header, len, plan) {
             // Most frames ask for nothing: then nothing else in the header means anything.
             Ok([0, 0, ..]) => *slot = frame,
             Ok(header) => match check(&NetHeader::decode(&header), len, plan.transmit) {
@@ -70,20 +76,15 @@ pub(super) fn judge(
     count
 }
 
-/// The header of a chain whose frame has a length that can be.
+/// A header with a frame behind it of a length that can be.
 #[inline]
-fn read_header(
-    batch: &Batch<DeviceReads>,
-    row: Row,
+fn judge_length(
+    header: Option<[u8; HDR_LEN]>,
+    len: u32,
     plan: &Plan,
 ) -> Result<[u8; HDR_LEN], DropReason> {
-    let header = match batch.lead(row) {
-        [whole] => whole.read(),
-        _ => gather(batch, row),
-    };
     let header = header.ok_or(DropReason::NoHeader)?;
-    let len = row.payload_bytes();
-    if usize::try_from(len).is_ok_and(|len| len < ETH_HDR_LEN) {
+    if len < ETH_HDR {
         return Err(DropReason::TooShort);
     }
     if len > plan.frame_max {
