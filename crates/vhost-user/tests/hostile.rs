@@ -41,15 +41,11 @@ fn next_is_served(place: &Place) {
 
 /// A descriptor that the other side has handed over already becomes one that blocks its writers.
 fn block(fd: &OwnedFd) {
-    rustix::io::ioctl_fionbio(fd, false).unwrap();
-    heard_now(fd);
-    rustix::io::write(fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-}
-
-/// Empties an eventfd that may be blocking, if there is something in it.
-fn heard_now(fd: &OwnedFd) {
     rustix::io::ioctl_fionbio(fd, true).unwrap();
     heard(fd);
+    while rustix::io::write(fd, &(u64::MAX - 1).to_ne_bytes()).is_err() {
+        heard(fd);
+    }
     rustix::io::ioctl_fionbio(fd, false).unwrap();
 }
 

@@ -14,8 +14,8 @@ pub const GUEST: u64 = 0x4000_0000;
 pub const USER: u64 = 0x7f00_0000_0000;
 pub const LEN: u64 = 0x10_0000;
 pub const SIZE: u16 = 16;
-const HEADER: u32 = 12;
-const ROOM: u32 = 2048;
+pub const HEADER: u32 = 12;
+pub const ROOM: u32 = 2048;
 
 /// One region of shared memory with two rings in it.
 pub struct Guest {
@@ -30,15 +30,17 @@ pub struct Ring {
     pub kick: OwnedFd,
     pub call: OwnedFd,
     pub err: OwnedFd,
+    pub size: u16,
     next: u16,
 }
 
 impl Ring {
     fn new(index: u32) -> Self {
-        Self { index, kick: event(), call: event(), err: event(), next: 0 }
+        Self { index, kick: event(), call: event(), err: event(), size: SIZE, next: 0 }
     }
 
-    fn at(&self) -> u64 {
+    /// Where its areas begin in the guest's memory.
+    pub fn at(&self) -> u64 {
         u64::from(self.index) * 0x4_0000
     }
 
@@ -55,7 +57,7 @@ impl Ring {
     }
 
     fn buffer(&self) -> u64 {
-        GUEST + self.at() + 0x4000 + u64::from(self.next % SIZE) * u64::from(ROOM)
+        GUEST + self.at() + 0x4000 + u64::from(self.next % self.size) * u64::from(ROOM)
     }
 }
 
@@ -88,7 +90,13 @@ impl Guest {
         self.reboot_at(0);
     }
 
-    /// The same, with both indices of each ring at `start`.
+    /// Rings of another size, empty.
+    pub fn resize(&mut self, size: u16) {
+        self.rings.iter_mut().for_each(|ring| ring.size = size);
+        self.reboot();
+    }
+
+    /// Empty rings, with both indices of each at `start`.
     pub fn reboot_at(&mut self, start: u16) {
         for ring in &mut self.rings {
             ring.next = start;
@@ -102,13 +110,19 @@ impl Guest {
     /// Gives one buffer to a ring.
     pub fn post(&mut self, ring: usize, at: u64, len: u32, flags: u16) {
         let ring = &mut self.rings[ring];
-        let slot = ring.next % SIZE;
+        let slot = ring.next % ring.size;
         let base = GUEST + ring.at();
-        let descriptors = self.space.ring::<Descriptor>(GuestAddr(base), SIZE).unwrap();
+        let descriptors = self.space.ring::<Descriptor>(GuestAddr(base), ring.size).unwrap();
         descriptors.store(slot, Descriptor { addr: at, len, flags, next: 0 });
-        self.space.ring::<u16>(GuestAddr(base + 0x1004), SIZE).unwrap().store(slot, slot);
+        self.space.ring::<u16>(GuestAddr(base + 0x1004), ring.size).unwrap().store(slot, slot);
         ring.next = ring.next.wrapping_add(1);
         self.space.index(GuestAddr(base + 0x1002)).unwrap().store_release(ring.next);
+    }
+
+    pub fn write(&self, at: u64, bytes: &[u8]) {
+        let mut store = SpanStore::<4>::new(Arc::clone(&self.space));
+        assert_eq!(store.push(GuestAddr(at), bytes.len() as u32), Pushed::Added(1));
+        assert_eq!(copy_in(store.writable(0, 1), 0, bytes), bytes.len());
     }
 
     pub fn kick(&self, ring: usize) {
@@ -132,9 +146,7 @@ impl Guest {
     pub fn transmit(&mut self, frame: &[u8], kicked: bool) {
         let at = self.rings[1].buffer();
         let bytes: Vec<u8> = [0; HEADER as usize].iter().chain(frame).copied().collect();
-        let mut store = SpanStore::<4>::new(Arc::clone(&self.space));
-        assert_eq!(store.push(GuestAddr(at), bytes.len() as u32), Pushed::Added(1));
-        assert_eq!(copy_in(store.writable(0, 1), 0, &bytes), bytes.len());
+        self.write(at, &bytes);
         self.post(1, at, bytes.len() as u32, 0);
         if kicked {
             self.kick(1);
@@ -163,7 +175,7 @@ impl Guest {
     /// What QEMU sends for one ring at start (VU-SEQ-03, step 4), at position `base`.
     pub fn start_ring(&self, front: &FrontEnd, ring: usize, base: u32) {
         let ring = &self.rings[ring];
-        front.tell_state(8, ring.index, u32::from(SIZE));
+        front.tell_state(8, ring.index, u32::from(ring.size));
         front.tell_state(10, ring.index, base);
         front.tell(9, &ring.addresses(USER));
         front.tell_with(12, &ring.number(), &[ring.kick.as_fd()]);

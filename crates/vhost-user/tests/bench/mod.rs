@@ -2,6 +2,7 @@
 
 pub mod drive;
 pub mod guest;
+pub mod packed;
 
 use std::io::{ErrorKind, IoSlice, Read};
 use std::mem::MaybeUninit;
@@ -25,6 +26,7 @@ pub const NEED_REPLY: u32 = 8;
 pub const F_PROTOCOL: u64 = 1 << 30;
 pub const F_VERSION_1: u64 = 1 << 32;
 pub const F_MRG_RXBUF: u64 = 1 << 15;
+pub const F_PACKED: u64 = 1 << 34;
 /// INDIRECT_DESC, EVENT_IDX, RING_PACKED and IN_ORDER: the bench's driver is a plain one.
 pub const UNKNOWN_TO_THE_GUEST: u64 = 1 << 28 | 1 << 29 | 1 << 34 | 1 << 35;
 pub const REPLY_ACK: u64 = 1 << 3;
