@@ -3,13 +3,14 @@
 //! ```text
 //!   test = setup + ci           what a newcomer runs, and what CI runs
 //!             |     |
-//!     packages    fmt tidy deny clippy docs tests gate fuzz guests demo
+//!     packages    fmt tidy deny clippy docs tests gate count demo fuzz guests
 //! ```
 //!
 //! Only the standard library is used, so the tool is built in a second and works offline.
 #![forbid(unsafe_code)]
 
 mod ci;
+mod count;
 mod docs;
 mod fuzz;
 mod gate;
@@ -29,6 +30,7 @@ usage: cargo xtask <command>        (cargo x <command> is the same)
   setup                    install what the tests need (Debian, as root), else say what is missing
   tidy                     house rules no compiler knows: sizes, names, crate arrows, reasons
   gate                     link gate: the data path links only if it can neither panic nor allocate
+  count                    instructions per frame of each path, against their limits (valgrind)
   fuzz                     list the fuzz targets
   fuzz TARGET [--seconds N]
                            fuzz one target from its committed corpus (default: until it is stopped)
@@ -77,6 +79,7 @@ fn dispatch(words: &[&str]) -> Verdict {
         ["setup"] => finished(setup::run()),
         ["tidy"] => finished(tidy::run()),
         ["gate"] => finished(gate::run()),
+        ["count"] => finished(count::unable().map_or_else(count::run, Err)),
         ["docs"] => finished(docs::run()),
         ["fuzz"] => finished(fuzz::list()),
         ["fuzz", target] => finished(fuzz::run(target, None)),

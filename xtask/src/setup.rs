@@ -47,6 +47,11 @@ const NEEDS: &[Need] = &[
         purpose: "echo requests from the host",
         present: || shell::has_program("ping"),
     },
+    Need {
+        package: "valgrind",
+        purpose: "counting instructions",
+        present: || shell::has_program("valgrind"),
+    },
     Need { package: "g++", purpose: "the fuzzing engine", present: || shell::has_program("g++") },
 ];
 
