@@ -1,7 +1,7 @@
 //! Host sides of a virtio network device.
 //!
-//! [`Tap`] is a tap device of the kernel, with virtio headers and offloads where it has them. The
-//! others serve tests and measurements: [`Null`] drops and counts, [`Echo`] sends back,
+//! [`Tap`] is a tap device of the kernel, with virtio headers and offloads where it has them.
+//! [`Switch`] joins the NICs of one process, guest memory to guest memory. The others serve tests and measurements: [`Null`] drops and counts, [`Echo`] sends back,
 //! [`Flood`] generates.
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -10,7 +10,9 @@
 )]
 
 mod bench;
+mod switch;
 mod tap;
 
 pub use bench::{Echo, Flood, Null};
+pub use switch::{PORTS_MAX, PortConfig, Switch, SwitchPort};
 pub use tap::Tap;

@@ -55,6 +55,8 @@ reasons! {
         NotAgreed = "not-agreed",
         /// A policy of the endpoint refused it.
         Policy = "policy",
+        /// The source address is another's (transmit).
+        Spoofed = "spoofed",
         /// The endpoint speaks no such protocol.
         Unsupported = "unsupported",
         /// A bounded table of the endpoint is full.
@@ -63,7 +65,7 @@ reasons! {
 }
 
 /// How many drop reasons there are.
-const REASONS: usize = 14;
+const REASONS: usize = 15;
 const _: () = assert!(DropReason::ALL.len() == REASONS, "one counter per reason");
 
 /// A counter with one writer; readers may be a moment behind.

@@ -208,11 +208,25 @@ pub fn copy_in(spans: &[WriteSpan<'_>], offset: usize, bytes: &[u8]) -> usize {
 /// Copies all of `from` into `to`, guest memory to guest memory; returns the bytes copied.
 #[inline]
 pub fn copy_through(from: &[ReadSpan<'_>], to: &[WriteSpan<'_>]) -> usize {
+    copy_behind(from, to, 0)
+}
+
+/// The same for what is behind the first `skip` bytes of both; returns the bytes copied.
+#[inline]
+pub fn copy_behind(from: &[ReadSpan<'_>], to: &[WriteSpan<'_>], skip: usize) -> usize {
+    let (mut from_skip, mut to_skip) = (skip, skip);
     let mut done = 0_usize;
     let mut targets = to.iter();
     let Some(mut target) = targets.next().copied() else { return 0 };
+    while to_skip >= target.len && to_skip > 0 {
+        to_skip = to_skip.wrapping_sub(target.len);
+        let Some(next) = targets.next() else { return 0 };
+        target = *next;
+    }
+    target = target.split(to_skip).1;
     for span in from {
-        let mut rest = *span;
+        let mut rest = span.split(from_skip).1;
+        from_skip = from_skip.saturating_sub(span.len);
         while rest.len > 0 {
             if target.len == 0 {
                 let Some(next) = targets.next() else { return done };

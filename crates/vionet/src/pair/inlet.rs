@@ -23,6 +23,9 @@ use crate::negotiate::Plan;
 use crate::stats::PairStats;
 use crate::time::Instant;
 
+/// The most frames of one delivery: a sender's batch may be cut into many.
+const FRAMES_MAX: usize = 4096;
+
 /// What became of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -71,7 +74,8 @@ impl Inlet {
         }
         let stats = &stats.rx;
         lane.queue.disarm();
-        let mut sink = RxSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now);
+        let sink = RxSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now);
+        let mut sink = sink.with_budget(FRAMES_MAX);
         fill(&mut sink);
         let filled = sink.finish();
         if filled.frames {

@@ -10,7 +10,7 @@
 //! a window that is not committed has cost nothing. All filled chains become used in one go.
 
 use vionet_queue::{Batch, DeviceWrites, Fault, Queue, ROWS_MAX, Row};
-use vionet_raw::{ReadSpan, WriteSpan, copy_in, copy_through};
+use vionet_raw::{ReadSpan, WriteSpan, copy_behind, copy_in};
 use vionet_spec::net::{ETH_HDR_LEN, HDR_F_DATA_VALID, LINK_HDR_MAX};
 
 use super::BATCH;
@@ -80,6 +80,12 @@ impl<'a> RxSink<'a> {
             fault: None,
             now,
         }
+    }
+
+    /// The same sink, for up to `budget` frames.
+    #[cfg(feature = "std")]
+    pub(super) fn with_budget(self, budget: usize) -> Self {
+        Self { budget, ..self }
     }
 
     /// Gives the filled chains back to the queue, not yet visible.
@@ -184,10 +190,28 @@ impl<'a> RxSink<'a> {
         len: u32,
         frame: &[ReadSpan<'_>],
     ) -> Result<(), Refused> {
+        self.push_checked(header, len, &[], frame)
+    }
+
+    /// The same for a frame whose first bytes were looked at: `head` is what was seen, and what
+    /// the guest gets, whatever the first bytes of `frame` are by now.
+    ///
+    /// # Errors
+    /// As for [`Self::push_spans`].
+    #[inline]
+    pub fn push_checked(
+        &mut self,
+        header: &RxHeader,
+        len: u32,
+        head: &[u8],
+        frame: &[ReadSpan<'_>],
+    ) -> Result<(), Refused> {
         let Some((first, last)) = self.reach(len) else {
             return Err(self.refuse());
         };
-        let copied = copy_through(frame, self.batch.payload(first, last));
+        let window = self.batch.payload(first, last);
+        let copied =
+            copy_in(window, 0, head).saturating_add(copy_behind(frame, window, head.len()));
         if u32::try_from(copied) != Ok(len) {
             self.dropped(DropReason::Unparsable);
             return Err(Refused::Dropped);

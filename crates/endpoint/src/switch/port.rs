@@ -1,0 +1,255 @@
+//! A port at work: where each frame of a batch goes, and how it gets there.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use vionet::endpoint::{
+    Delivery, EndpointFault, EndpointQueue, Inlet, Refused, RxHeader, RxSink, TxBatch, TxFrame,
+    Watch,
+};
+use vionet::stats::DropReason;
+use vionet_frame::checksum::{Sum, complete};
+use vionet_frame::header::{Offloads, Request};
+use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segment, Segments};
+use vionet_raw::{ReadSpan, copy_out};
+use vionet_spec::net::FRAME_MAX;
+
+use super::table::{Mac, PortNumber, Source};
+use super::{Fabric, Outlet};
+
+/// Frames of one batch that are looked at together.
+const BATCH: usize = 64;
+/// What of a frame decides where it goes: both addresses.
+const HEAD: usize = 12;
+
+/// New addresses that a port learns in a second: learning is dear, and the guest can invent them.
+const NEW_MAX: u16 = 64;
+
+/// Where a frame goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    /// Behind this port; nowhere, if that is where it came from.
+    Port(PortNumber),
+    Everyone,
+    /// Its source address is another port's.
+    Spoofed,
+}
+
+/// The addresses of a frame as they were seen, and what follows from them.
+#[derive(Clone, Copy)]
+struct Seen {
+    head: [u8; HEAD],
+    target: Target,
+}
+
+pub(super) struct PortQueue {
+    fabric: Arc<Fabric>,
+    port: PortNumber,
+    isolated: bool,
+    inlet: Arc<Inlet>,
+    /// The open ports as of `version`.
+    outlets: Arc<[Outlet]>,
+    version: u64,
+    seen: Box<[Seen; BATCH]>,
+    /// Addresses learned in this second.
+    learned: (u32, u16),
+    /// A frame that is finished before it goes to a guest that could not do it.
+    frame: Box<[u8]>,
+}
+
+impl PortQueue {
+    pub(super) fn new(
+        fabric: Arc<Fabric>,
+        port: PortNumber,
+        isolated: bool,
+        inlet: Arc<Inlet>,
+    ) -> Self {
+        let seen = Box::new([Seen { head: [0; HEAD], target: Target::Everyone }; BATCH]);
+        let frame = vec![0; FRAME_MAX].into_boxed_slice();
+        let outlets = Arc::default();
+        Self { fabric, port, isolated, inlet, outlets, version: 0, seen, learned: (0, 0), frame }
+    }
+
+    /// Reads the addresses of each frame once, and decides.
+    fn look(&mut self, batch: &TxBatch<'_>, frames: &[TxFrame]) {
+        let now = u32::try_from(batch.now().nanos().checked_div(1_000_000_000).unwrap_or(0))
+            .unwrap_or(u32::MAX);
+        let Self { fabric, port, seen, learned, .. } = self;
+        if learned.0 != now {
+            *learned = (now, 0);
+        }
+        for (frame, seen) in frames.iter().zip(seen.iter_mut()) {
+            let mut head = [0; HEAD];
+            copy_out(batch.bytes(frame), 0, &mut head);
+            let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = head;
+            let to = Mac::new([d0, d1, d2, d3, d4, d5]);
+            let from = Mac::new([s0, s1, s2, s3, s4, s5]);
+            let source = fabric.table.source(from, *port, now);
+            if source == Source::New && learned.1 < NEW_MAX {
+                learned.1 = learned.1.saturating_add(1);
+                fabric.table.learn(from, *port, now);
+            }
+            let target = if source == Source::Anothers {
+                Target::Spoofed
+            } else if to.is_group() {
+                Target::Everyone
+            } else {
+                fabric.table.port_of(to, now).map_or(Target::Everyone, Target::Port)
+            };
+            *seen = Seen { head, target };
+        }
+    }
+
+    /// Pushes what is meant for one port; the port is locked once.
+    fn deliver(&mut self, outlet: &Outlet, batch: &TxBatch<'_>, frames: &[TxFrame]) {
+        let Self { seen, frame: room, .. } = self;
+        let meant = |target| target == Target::Everyone || target == Target::Port(outlet.port);
+        if !seen.iter().take(frames.len()).any(|seen| meant(seen.target)) {
+            return;
+        }
+        let delivery = outlet.inlet.deliver(batch.now(), |sink| {
+            for (frame, seen) in frames.iter().zip(seen.iter()) {
+                if meant(seen.target) {
+                    let bytes = batch.bytes(frame);
+                    hand_over(sink, frame, &seen.head, bytes, outlet.receive, room);
+                }
+            }
+        });
+        // A port whose guest is not there takes nothing, as one without a cable.
+        let (Delivery::Done | Delivery::Closed) = delivery;
+    }
+
+    /// Counts every frame, first to last, as sent or as what kept it.
+    fn settle(&self, batch: &mut TxBatch<'_>, count: usize) {
+        let mut rest = self.seen.get(..count).unwrap_or(&[]);
+        while let Some(first) = rest.first() {
+            let spoofed = first.target == Target::Spoofed;
+            let run =
+                rest.iter().take_while(|seen| (seen.target == Target::Spoofed) == spoofed).count();
+            if spoofed {
+                batch.dropped(run, DropReason::Spoofed);
+            } else {
+                batch.sent(run);
+            }
+            rest = rest.get(run..).unwrap_or(&[]);
+        }
+    }
+}
+
+/// Gives a frame to a guest, as it is if the guest can finish it.
+fn hand_over(
+    sink: &mut RxSink<'_>,
+    frame: &TxFrame,
+    head: &[u8; HEAD],
+    bytes: &[ReadSpan<'_>],
+    can: Offloads,
+    room: &mut [u8],
+) {
+    let request = frame.request;
+    if request.needs().is_subset(can) {
+        let header = RxHeader { request, ..RxHeader::default() };
+        let pushed = sink.push_checked(&header, frame.len, head, bytes);
+        return count(sink, pushed);
+    }
+    let len = usize::try_from(frame.len).unwrap_or(usize::MAX);
+    let Some(whole) = room.get_mut(..len) else { return sink.dropped(DropReason::TooLong) };
+    copy_out(bytes, 0, whole);
+    for (to, from) in whole.iter_mut().zip(head) {
+        *to = *from;
+    }
+    let done = match (request.csum, request.gso) {
+        (Some(at), Some(gso)) => match Segments::new(whole, len, at, gso) {
+            Ok(segments) => {
+                cut(sink, whole, segments, can);
+                true
+            }
+            Err(_) => false,
+        },
+        (Some(at), None) if complete(whole, at).is_ok() => {
+            let pushed = sink.push(&RxHeader::default(), whole);
+            count(sink, pushed);
+            true
+        }
+        (_, _) => false,
+    };
+    if !done {
+        sink.dropped(DropReason::Unparsable);
+    }
+}
+
+/// Cuts a frame and pushes its segments.
+fn cut(sink: &mut RxSink<'_>, whole: &[u8], mut segments: Segments<'_>, can: Offloads) {
+    let mut headers = [0; SEGMENT_HEADERS_MAX];
+    while let Some(segment) = segments.next_into(&mut headers) {
+        let payload = payload_of(whole, &segment);
+        let request = if can.contains(Offloads::CSUM) {
+            segment.request()
+        } else {
+            segment.complete(&mut headers, Sum::of(payload));
+            Request::default()
+        };
+        let front = headers.get(..segment.header_len).unwrap_or(&[]);
+        let len = u32::try_from(front.len().saturating_add(payload.len())).unwrap_or(u32::MAX);
+        let header = RxHeader { request, ..RxHeader::default() };
+        let spans = [ReadSpan::local(front), ReadSpan::local(payload)];
+        let pushed = sink.push_spans(&header, len, &spans);
+        count(sink, pushed);
+        if pushed == Err(Refused::Full) {
+            return;
+        }
+    }
+}
+
+fn payload_of<'f>(frame: &'f [u8], segment: &Segment) -> &'f [u8] {
+    let end = segment.payload.saturating_add(segment.payload_len);
+    frame.get(segment.payload..end).unwrap_or(&[])
+}
+
+/// A guest without room loses the frame; what is dropped for another reason is counted already.
+fn count(sink: &mut RxSink<'_>, pushed: Result<(), Refused>) {
+    if pushed == Err(Refused::Full) {
+        sink.dropped(DropReason::NoBuffer);
+    }
+}
+
+impl EndpointQueue for PortQueue {
+    fn transmit(&mut self, batch: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
+        if let Some(outlets) = self.fabric.news(&mut self.version) {
+            self.outlets = outlets;
+        }
+        while !batch.frames().is_empty() {
+            let all = batch.frames();
+            let frames = all.get(..BATCH).unwrap_or(all);
+            self.look(batch, frames);
+            for outlet in Arc::clone(&self.outlets).iter() {
+                if outlet.port != self.port && !(self.isolated && outlet.isolated) {
+                    self.deliver(outlet, batch, frames);
+                }
+            }
+            self.settle(batch, frames.len());
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, _sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
+        Ok(())
+    }
+
+    fn watch(&self) -> Watch {
+        Watch::default()
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn inlet(&self) -> Option<Arc<Inlet>> {
+        Some(Arc::clone(&self.inlet))
+    }
+}
+
+impl Drop for PortQueue {
+    fn drop(&mut self) {
+        self.fabric.detach(self.port);
+    }
+}

@@ -1,0 +1,337 @@
+//! Guests on one switch: who gets which frames, and in what state.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::let_underscore_must_use,
+    reason = "tests may stop"
+)]
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use vionet::endpoint::OpenKind;
+use vionet::stats::DropReason;
+use vionet::{Device, NicConfig, Op, QueueIndex};
+use vionet_endpoint::{PortConfig, Switch};
+use vionet_frame::header::NetHeader;
+use vionet_queue::Cursor;
+use vionet_spec::feature::{Feature, FeatureBits};
+use vionet_testkit::{Arrangement, Buffer, GuestRam, SplitDriver};
+
+const RX: QueueIndex = QueueIndex(0);
+const TX: QueueIndex = QueueIndex(1);
+const FRAMES: u64 = 0x10_0000;
+const SIZE: u16 = 64;
+const ROOM: u32 = 2048;
+
+struct Guest {
+    device: Device,
+    ram: GuestRam,
+    rx: SplitDriver,
+    tx: SplitDriver,
+    kick: OwnedFd,
+    /// Receive buffers in the order they were posted.
+    posted: VecDeque<u64>,
+    next: u64,
+}
+
+fn mac(last: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, last]
+}
+
+impl Guest {
+    fn new(switch: &Switch, last: u8, isolated: bool, features: &[Feature]) -> Self {
+        let port = switch.port(PortConfig { mac: mac(last), isolated }).unwrap();
+        let config = NicConfig { mac: mac(last), mtu: 1500 };
+        let device = Device::new(config, Box::new(port)).unwrap();
+        let ram = GuestRam::new(&[(0x1_0000, 0x1_0000), (0x2_0000, 0x1_0000), (FRAMES, 0x80_0000)]);
+        let rx = SplitDriver::new(&ram, 0x1_0000, SIZE, false, 0);
+        let tx = SplitDriver::new(&ram, 0x2_0000, SIZE, false, 0);
+        let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        let posted = VecDeque::new();
+        let mut guest = Self { device, ram, rx, tx, kick, posted, next: FRAMES };
+        let bits = FeatureBits::of(features).with(Feature::VERSION_1).with(Feature::MRG_RXBUF);
+        guest.device.apply(Op::Negotiate(bits)).unwrap();
+        guest.device.apply(Op::Memory(Arc::clone(guest.ram.space()))).unwrap();
+        for (index, setup) in [(RX, guest.rx.setup()), (TX, guest.tx.setup())] {
+            guest.device.set_kick(index, Some(guest.kick.try_clone().unwrap())).unwrap();
+            guest.device.apply(Op::EnableQueue(index, true)).unwrap();
+            let cursor = Cursor::default();
+            guest.device.apply(Op::StartQueue { index, setup, cursor }).unwrap();
+        }
+        guest
+    }
+
+    fn post(&mut self, count: usize) {
+        for _ in 0..count {
+            let at = self.next;
+            self.next += u64::from(ROOM);
+            self.rx.post(&[Buffer::writable(at, ROOM)], Arrangement::Direct).unwrap();
+            self.posted.push_back(at);
+        }
+        self.rx.expose();
+    }
+
+    fn send(&mut self, header: &NetHeader, frame: &[u8]) {
+        let bytes: Vec<u8> = header.encode().iter().chain(frame).copied().collect();
+        let at = self.next;
+        self.next += bytes.len() as u64;
+        self.ram.write(at, &bytes);
+        let buffer = Buffer::readable(at, bytes.len() as u32);
+        self.tx.post(&[buffer], Arrangement::Direct).unwrap();
+        let before = self.tx.used_idx();
+        self.tx.expose();
+        rustix::io::write(&self.kick, &1_u64.to_ne_bytes()).unwrap();
+        let start = Instant::now();
+        // Used means handled: whoever was to get it has it.
+        while self.tx.used_idx() == before {
+            assert!(start.elapsed() < Duration::from_secs(5), "a frame stays");
+            std::thread::yield_now();
+        }
+        self.tx.collect();
+    }
+
+    /// What has arrived: the header and the frame, over as many buffers as it took.
+    fn received(&mut self) -> Vec<(NetHeader, Vec<u8>)> {
+        let mut frames: Vec<(NetHeader, Vec<u8>)> = Vec::new();
+        let mut left = 0;
+        for used in self.rx.collect() {
+            let at = self.posted.pop_front().unwrap();
+            let part = self.ram.read(at, used.len);
+            if left == 0 {
+                let (header, frame) = part.split_first_chunk().unwrap();
+                let header = NetHeader::decode(header);
+                left = header.num_buffers;
+                frames.push((header, frame.to_vec()));
+            } else {
+                frames.last_mut().unwrap().1.extend(part);
+            }
+            left -= 1;
+        }
+        frames
+    }
+
+    fn frames(&mut self) -> Vec<Vec<u8>> {
+        self.received().into_iter().map(|(_, frame)| frame).collect()
+    }
+
+    fn drops(&self, receive: bool, reason: DropReason) -> u64 {
+        let stats = self.device.stats().next().unwrap();
+        let lane = if receive { &stats.rx } else { &stats.tx };
+        lane.drops().find(|(one, _)| *one == reason).unwrap().1
+    }
+}
+
+const PLAIN: NetHeader = NetHeader {
+    flags: 0,
+    gso_type: 0,
+    hdr_len: 0,
+    gso_size: 0,
+    csum_start: 0,
+    csum_offset: 0,
+    num_buffers: 0,
+};
+
+fn frame(to: [u8; 6], from: [u8; 6], body: &[u8]) -> Vec<u8> {
+    to.iter().chain(&from).chain(&[0x88, 0xb5]).chain(body).copied().collect()
+}
+
+const ALL: [u8; 6] = [0xff; 6];
+
+#[test]
+fn a_frame_goes_where_its_address_is_and_never_back() {
+    let switch = Switch::new("lan");
+    let [mut a, mut b, mut c] = [1, 2, 3].map(|last| Guest::new(&switch, last, false, &[]));
+    for guest in [&mut a, &mut b, &mut c] {
+        guest.post(8);
+    }
+    let known = frame(mac(2), mac(1), &[7; 50]);
+    a.send(&PLAIN, &known);
+    assert_eq!((b.frames(), c.frames(), a.frames()), (vec![known], vec![], vec![]));
+    let broadcast = frame(ALL, mac(1), &[8; 50]);
+    a.send(&PLAIN, &broadcast);
+    assert_eq!(b.frames(), std::slice::from_ref(&broadcast));
+    assert_eq!((c.frames(), a.frames()), (vec![broadcast], vec![]));
+    // Nobody knows this one: everybody gets it, until it has sent.
+    let unknown = frame(mac(9), mac(1), &[9; 50]);
+    a.send(&PLAIN, &unknown);
+    assert_eq!((b.frames().len(), c.frames().len()), (1, 1));
+    c.send(&PLAIN, &frame(mac(1), mac(9), &[0; 50]));
+    a.send(&PLAIN, &unknown);
+    assert_eq!((b.frames().len(), c.frames().len(), a.frames().len()), (0, 1, 1));
+    // To itself: it is behind its own port.
+    a.send(&PLAIN, &frame(mac(1), mac(1), &[1; 50]));
+    assert_eq!((a.frames().len(), b.frames().len(), c.frames().len()), (0, 0, 0));
+}
+
+#[test]
+fn nobody_sends_from_anothers_address() {
+    let switch = Switch::new("lan");
+    let [mut a, mut b] = [1, 2].map(|last| Guest::new(&switch, last, false, &[]));
+    b.post(4);
+    a.send(&PLAIN, &frame(mac(2), mac(2), &[0; 50]));
+    a.send(&PLAIN, &frame(ALL, mac(2), &[0; 50]));
+    a.send(&PLAIN, &frame(mac(2), mac(1), &[0; 50]));
+    assert_eq!(b.frames().len(), 1);
+    assert_eq!(a.drops(false, DropReason::Spoofed), 2);
+    let taken = switch.port(PortConfig { mac: mac(1), isolated: false }).err().unwrap();
+    assert_eq!(taken.kind, OpenKind::Config);
+    assert!(taken.reason.contains("02:00:00:00:00:01"), "{taken}");
+    drop(a);
+    assert!(switch.port(PortConfig { mac: mac(1), isolated: false }).is_ok());
+}
+
+#[test]
+fn isolated_ports_talk_to_the_others_only() {
+    let switch = Switch::new("lan");
+    let mut up = Guest::new(&switch, 1, false, &[]);
+    let [mut a, mut b] = [2, 3].map(|last| Guest::new(&switch, last, true, &[]));
+    for guest in [&mut up, &mut a, &mut b] {
+        guest.post(8);
+    }
+    a.send(&PLAIN, &frame(ALL, mac(2), &[0; 50]));
+    a.send(&PLAIN, &frame(mac(3), mac(2), &[0; 50]));
+    assert_eq!((up.frames().len(), b.frames().len()), (1, 0));
+    up.send(&PLAIN, &frame(ALL, mac(1), &[0; 50]));
+    assert_eq!((a.frames().len(), b.frames().len()), (1, 1));
+}
+
+#[test]
+fn a_guest_without_room_or_with_a_broken_ring_costs_the_others_nothing() {
+    let switch = Switch::new("lan");
+    let [mut a, mut full, mut broken, mut good] =
+        [1, 2, 3, 4].map(|last| Guest::new(&switch, last, false, &[]));
+    full.post(1);
+    good.post(16);
+    let bad = Buffer::readable(FRAMES, 64);
+    broken.rx.post(&[bad], Arrangement::Direct).unwrap();
+    broken.rx.expose();
+    for _ in 0..4 {
+        a.send(&PLAIN, &frame(ALL, mac(1), &[0; 50]));
+    }
+    assert_eq!((full.frames().len(), good.frames().len()), (1, 4));
+    assert_eq!(full.drops(true, DropReason::NoBuffer), 3);
+    let start = Instant::now();
+    let report = loop {
+        if let Some(report) = broken.device.next_report() {
+            break report.to_string();
+        }
+        assert!(start.elapsed() < Duration::from_secs(5), "its own worker tells");
+    };
+    assert!(report.contains("queue 0 stopped"), "{report}");
+    broken.device.apply(Op::Reset).unwrap();
+    drop(good);
+    a.send(&PLAIN, &frame(ALL, mac(1), &[0; 50]));
+    assert_eq!(full.frames().len(), 0);
+}
+
+/// An IPv4 TCP frame whose checksum is left open, to be cut at 1000 bytes.
+fn tcp(payload: usize) -> (NetHeader, Vec<u8>) {
+    let ip_len = 40 + payload;
+    let mut bytes = mac(2).to_vec();
+    bytes.extend(mac(1));
+    bytes.extend([8, 0, 0x45, 0]);
+    bytes.extend((ip_len as u16).to_be_bytes());
+    bytes.extend([0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    let sum = |bytes: &[u8], start: u32| {
+        let words = bytes.chunks(2).map(|word| (u32::from(word[0]) << 8) | u32::from(word[1]));
+        let mut sum: u32 = start + words.sum::<u32>();
+        while sum >> 16 != 0 {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        sum as u16
+    };
+    let check = !sum(&bytes[14..34], 0);
+    bytes[24..26].copy_from_slice(&check.to_be_bytes());
+    let pseudo = sum(&bytes[26..34], 6 + (20 + payload as u32));
+    bytes.extend([0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x18, 0xff, 0xff]);
+    bytes.extend(pseudo.to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend((0..payload).map(|at| (at % 251) as u8));
+    let header = NetHeader {
+        flags: 1,
+        gso_type: 1,
+        hdr_len: 54,
+        gso_size: 1000,
+        csum_start: 34,
+        csum_offset: 16,
+        num_buffers: 0,
+    };
+    (header, bytes)
+}
+
+const TSO: [Feature; 2] = [Feature::CSUM, Feature::HOST_TSO4];
+
+#[test]
+fn a_large_frame_goes_whole_to_who_takes_it_and_cut_to_who_does_not() {
+    let switch = Switch::new("lan");
+    let mut a = Guest::new(&switch, 1, false, &TSO);
+    let (header, whole) = tcp(20_000);
+    let mut takes = Guest::new(&switch, 2, false, &[Feature::GUEST_CSUM, Feature::GUEST_TSO4]);
+    takes.post(32);
+    a.send(&header, &whole);
+    let received = takes.received();
+    assert_eq!(received.len(), 1);
+    let (found, bytes) = &received[0];
+    assert_eq!(bytes, &whole);
+    assert_eq!((found.gso_type, found.gso_size, found.flags), (1, 1000, 1));
+    drop(takes);
+
+    for checksums in [false, true] {
+        let features: &[Feature] = if checksums { &[Feature::GUEST_CSUM] } else { &[] };
+        let mut plain = Guest::new(&switch, 2, false, features);
+        plain.post(32);
+        a.send(&header, &whole);
+        let received = plain.received();
+        assert_eq!(received.len(), 20);
+        let mut payload = Vec::new();
+        for (found, bytes) in &received {
+            assert_eq!(found.gso_type, 0);
+            assert_eq!(found.flags & 1 == 1, checksums, "left open where that was agreed");
+            if !checksums {
+                assert_good(bytes);
+            }
+            payload.extend_from_slice(&bytes[54..]);
+        }
+        assert_eq!(payload, whole[54..]);
+    }
+}
+
+/// Both checksums are right, by somebody else's arithmetic.
+fn assert_good(frame: &[u8]) {
+    let parsed = etherparse::PacketHeaders::from_ethernet_slice(frame).unwrap();
+    let (Some(etherparse::NetHeaders::Ipv4(ip, _)), Some(transport)) =
+        (parsed.net, parsed.transport)
+    else {
+        panic!("an IPv4 packet");
+    };
+    assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+    let tcp = transport.tcp().unwrap();
+    assert_eq!(tcp.checksum, tcp.calc_checksum_ipv4(&ip, &frame[54..]).unwrap());
+}
+
+#[test]
+fn ports_come_and_go_in_mid_traffic() {
+    let switch = Switch::new("lan");
+    let mut a = Guest::new(&switch, 1, false, &[]);
+    for round in 0..20 {
+        let mut b = Guest::new(&switch, 2, round % 2 == 0, &[]);
+        b.post(4);
+        a.send(&PLAIN, &frame(mac(2), mac(1), &[round; 50]));
+        assert_eq!(b.frames(), [frame(mac(2), mac(1), &[round; 50])]);
+        if round % 3 == 0 {
+            b.device.apply(Op::Reset).unwrap();
+            a.send(&PLAIN, &frame(mac(2), mac(1), &[round; 50]));
+        }
+    }
+    a.send(&PLAIN, &frame(mac(2), mac(1), &[0; 50]));
+}
