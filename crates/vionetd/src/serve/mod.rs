@@ -110,9 +110,10 @@ fn tell(event: &Event) {
     match event {
         Event::Message { .. } => debug!("{event}"),
         Event::ProtocolError(_) | Event::WorkerLost(_) => error!("{event}"),
-        Event::MessageRefused { .. } | Event::QueueFault { .. } | Event::HostFault { .. } => {
-            warn!("{event}");
-        }
+        Event::MessageRefused { .. }
+        | Event::QueueFault { .. }
+        | Event::HostFault { .. }
+        | Event::NoRoom(_) => warn!("{event}"),
         _ => info!("{event}"),
     }
 }
