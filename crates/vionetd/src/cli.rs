@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -43,17 +44,40 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(after_help = SERVE_EXAMPLES)]
 pub struct ServeArgs {
+    /// The one device that is served, if no `--nic` is given.
+    #[command(flatten)]
+    pub one: NicArgs,
+    /// Serve this device; once for each, with the options above as KEY=VALUE
+    #[arg(long = "nic", value_name = "KEY=VALUE,...")]
+    pub nics: Vec<NicSpec>,
+    /// Print what this back-end program is, as JSON, and exit
+    #[arg(long)]
+    pub print_capabilities: bool,
+    /// After work, look for more this long before sleeping: latency and rate for CPU time
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0,
+          value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub poll_us: u32,
+    /// Threads that move frames, for all devices [default: one for each]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<NonZeroU16>,
+    /// Say more (-v events, -vv every message)
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub quiet: bool,
+}
+
+/// What one network device is to be.
+#[derive(Clone, Debug, Args)]
+pub struct NicArgs {
     /// Listen on this Unix socket
-    #[arg(long, value_name = "PATH", required_unless_present_any = ["fd", "print_capabilities"],
-          conflicts_with = "fd")]
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
     pub socket_path: Option<PathBuf>,
     /// Use this inherited socket, connected or listening
     #[arg(long, value_name = "N")]
     pub fd: Option<i32>,
-    /// Print what this back-end program is, as JSON, and exit
-    #[arg(long)]
-    pub print_capabilities: bool,
-    /// The host side: user, tap:NAME, tap-fd:N, null, echo, flood:SIZE
+    /// The host side: user, tap:NAME, tap-fd:N, switch:NAME, null, echo, flood:SIZE
     #[arg(long, value_name = "ENDPOINT", default_value = "user")]
     pub endpoint: EndpointSpec,
     /// The guest's MAC address [default: made from the socket's path]
@@ -62,10 +86,9 @@ pub struct ServeArgs {
     /// The largest IP packet [default: as large as the endpoint carries]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
-    /// After work, look for more this long before sleeping: latency and rate for CPU time
-    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0,
-          value_parser = clap::value_parser!(u32).range(..=1_000_000))]
-    pub poll_us: u32,
+    /// On a switch: exchange frames only with ports that are not isolated
+    #[arg(long)]
+    pub isolated: bool,
     /// End when the first front-end goes away
     #[arg(long)]
     pub one_off: bool,
@@ -84,12 +107,34 @@ pub struct ServeArgs {
     /// Ask this DNS server instead of the host's own
     #[arg(long, value_name = "ADDR[:PORT]", value_parser = dns_server)]
     pub dns: Vec<SocketAddr>,
-    /// Say more (-v events, -vv every message)
-    #[arg(short, long, action = clap::ArgAction::Count)]
-    pub verbose: u8,
-    /// Say nothing but errors
-    #[arg(short, long, conflicts_with = "verbose")]
-    pub quiet: bool,
+}
+
+/// One of several devices: `socket-path=a.sock,endpoint=switch:lan`.
+#[derive(Clone, Debug)]
+pub struct NicSpec(pub NicArgs);
+
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct OneNic {
+    #[command(flatten)]
+    nic: NicArgs,
+}
+
+impl FromStr for NicSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let words = text.split(',').filter(|word| !word.is_empty()).map(|word| format!("--{word}"));
+        let one = OneNic::try_parse_from(words).map_err(|error| {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            line.trim_start_matches("error: ").replace("--", "")
+        })?;
+        if one.nic.socket_path.is_none() && one.nic.fd.is_none() {
+            return Err("give it a socket: socket-path=PATH or fd=N".to_owned());
+        }
+        Ok(Self(one.nic))
+    }
 }
 
 const SERVE_EXAMPLES: &str = "\
@@ -102,6 +147,10 @@ Examples:
       services on the host's 127.0.0.1 answer at 10.0.2.2
   vionet serve --socket-path vm0.sock --endpoint tap:tap0
       a tap made for this user: ip tuntap add dev tap0 mode tap user $USER vnet_hdr
+  vionet serve --nic socket-path=a.sock,endpoint=switch:lan \\
+               --nic socket-path=b.sock,endpoint=switch:lan
+      two guests on one switch; a key given twice counts twice, as in
+      tcp-ports=2222:22,tcp-ports=8080
 
 By default the guest reaches neither the host's loopback nor link-local and cloud
 metadata addresses; --map-host-loopback and --allow open them.";
@@ -137,6 +186,8 @@ pub enum EndpointSpec {
     Tap(String),
     /// An inherited tap descriptor.
     TapFd(i32),
+    /// A port of the switch of this name.
+    Switch(String),
     /// Drops and counts.
     Null,
     /// Sends back.
@@ -155,12 +206,13 @@ impl FromStr for EndpointSpec {
             ("user", "") => Ok(Self::User),
             ("null", "") => Ok(Self::Null),
             ("echo", "") => Ok(Self::Echo),
+            ("switch", name) if !name.is_empty() => Ok(Self::Switch(name.to_owned())),
             ("tap", name) if !name.is_empty() => Ok(Self::Tap(name.to_owned())),
             ("tap-fd", _) => {
                 rest.parse().map(Self::TapFd).map_err(|_| "tap-fd:N wants a number".into())
             }
             ("flood", _) => number().map(Self::Flood),
-            _ => Err("take user, tap:NAME, tap-fd:N, null, echo or flood:SIZE".to_owned()),
+            _ => Err("take user, tap:NAME, tap-fd:N, switch:NAME, null, echo or flood:SIZE".into()),
         }
     }
 }

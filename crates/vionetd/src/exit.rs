@@ -46,6 +46,15 @@ impl Stop {
     pub fn new(code: Code, line: impl fmt::Display) -> Self {
         Self { code, line: line.to_string() }
     }
+
+    /// The same, with the name of what it happened to; once is enough.
+    #[must_use]
+    pub fn of(self, name: &str) -> Self {
+        if self.line.contains(name) {
+            return self;
+        }
+        Self { line: format!("{name}: {}", self.line), ..self }
+    }
 }
 
 impl fmt::Display for Stop {

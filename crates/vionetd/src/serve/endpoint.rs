@@ -1,20 +1,31 @@
 //! From the command line to the host side it names.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use vionet::Endpoint;
-use vionet_endpoint::{Echo, Flood, Null, Tap};
+use vionet_endpoint::{Echo, Flood, Null, PortConfig, Switch, Tap};
 use vionet_raw::host::fd;
 use vionet_user::UserNet;
 use vionet_user::config::UserConfig;
 use vionet_user::policy::Protocol;
 use vionet_user::ports::parse_ports;
 
-use crate::cli::{EndpointSpec, ServeArgs};
+use crate::cli::{EndpointSpec, Mac, NicArgs};
 use crate::exit::{Code, Stop};
 
+/// The switches of this process, by name.
+pub(super) type Switches = BTreeMap<String, Switch>;
+
 /// The endpoint that was asked for, opened as far as it can be before a guest is there.
-pub(super) fn make(args: &ServeArgs) -> Result<Box<dyn Endpoint>, Stop> {
+pub(super) fn make(
+    args: &NicArgs,
+    mac: Mac,
+    switches: &mut Switches,
+) -> Result<Box<dyn Endpoint>, Stop> {
+    if args.isolated && !matches!(args.endpoint, EndpointSpec::Switch(_)) {
+        return Err(Stop::new(Code::Usage, "isolated belongs to endpoint switch:NAME"));
+    }
     if args.endpoint != EndpointSpec::User {
         refuse_user_options(args)?;
     }
@@ -27,6 +38,10 @@ pub(super) fn make(args: &ServeArgs) -> Result<Box<dyn Endpoint>, Stop> {
             })?;
             Box::new(Tap::adopt(tap, *number)?)
         }
+        EndpointSpec::Switch(name) => {
+            let switch = switches.entry(name.clone()).or_insert_with(|| Switch::new(name));
+            Box::new(switch.port(PortConfig { mac: mac.0, isolated: args.isolated })?)
+        }
         EndpointSpec::Null => Box::new(Null),
         EndpointSpec::Echo => Box::new(Echo),
         EndpointSpec::Flood(len) => Box::new(Flood::new(*len).ok_or_else(|| {
@@ -36,7 +51,7 @@ pub(super) fn make(args: &ServeArgs) -> Result<Box<dyn Endpoint>, Stop> {
 }
 
 /// Options of the user-mode network mean nothing elsewhere; say so instead of ignoring them.
-fn refuse_user_options(args: &ServeArgs) -> Result<(), Stop> {
+fn refuse_user_options(args: &NicArgs) -> Result<(), Stop> {
     let given = [
         ("-t", !args.tcp_ports.is_empty()),
         ("-u", !args.udp_ports.is_empty()),
@@ -53,7 +68,7 @@ fn refuse_user_options(args: &ServeArgs) -> Result<(), Stop> {
     }
 }
 
-fn user_config(args: &ServeArgs) -> Result<UserConfig, Stop> {
+fn user_config(args: &NicArgs) -> Result<UserConfig, Stop> {
     let mut config = UserConfig { dns_servers: args.dns.clone(), ..UserConfig::default() };
     config.allow.clone_from(&args.allow);
     if let Some(mtu) = args.mtu {

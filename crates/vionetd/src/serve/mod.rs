@@ -1,23 +1,25 @@
-//! `vionet serve`: one network device over vhost-user.
+//! `vionet serve`: network devices over vhost-user, one or several.
 
 mod endpoint;
 mod recipe;
 
 use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info, info_span, warn};
 use vionet::stats::LaneStats;
 use vionet::{Device, NicConfig, WorkerOptions, Workers};
 use vionet_raw::host::{fd, signal};
 use vionet_vhost_user::{End, Event, ServeError, Server};
 
-use crate::cli::{Mac, ServeArgs};
+use crate::cli::{Mac, NicArgs, ServeArgs};
 use crate::exit::{Code, Stop};
+use endpoint::Switches;
 
 /// What a back-end program of this kind prints (vhost-user back-end conventions).
 const CAPABILITIES: &str = r#"{"type": "net"}"#;
@@ -34,29 +36,97 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
     let stop = signal::termination()
         .map_err(|cause| Stop::new(Code::Failure, format!("signals cannot be read: {cause}")))?;
     raise_descriptor_limit();
-    let endpoint = endpoint::make(args)?;
-    let mac = args.mac.unwrap_or_else(|| default_mac(args));
-    let mtu = args.mtu.unwrap_or(u16::MAX);
+    let nics = nics(args)?;
     let poll = Duration::from_micros(args.poll_us.into());
-    let workers = Workers::new(WorkerOptions { threads: None, poll });
-    let config = NicConfig { mac: mac.0, mtu };
-    let mut device = Device::with_workers(config, endpoint, &workers)
-        .map_err(|cause| Stop::new(Code::Failure, cause))?;
-    let mut server = server(args)?;
-    info!("serving {} as {mac}, mtu {}", device.endpoint_name(), device.mtu());
-    if let Some(path) = &args.socket_path
-        && !args.quiet
-    {
-        eprint!("{}", recipe::text(path, mac));
+    let workers = Workers::new(WorkerOptions { threads: args.workers, poll });
+    let mut switches = Switches::new();
+    let mut served = Vec::with_capacity(nics.len());
+    // All of them, before the first is served: a mistake in the last one ends it here.
+    for nic in nics {
+        let made = Served::make(nic, &workers, &mut switches);
+        served.push(made.map_err(|stop| stop.of(&name(nic)))?);
     }
-    let end = server.run(&mut device, stop.as_fd(), &mut |event| tell(&event));
-    for (index, pair) in device.stats().enumerate() {
-        info!("queue pair {index}: sent {}", summary(&pair.tx));
-        info!("queue pair {index}: received {}", summary(&pair.rx));
+    for nic in &served {
+        info!("serving {} on {} as {}", nic.device.endpoint_name(), nic.name, nic.mac);
+        if let Some(path) = nic.path.as_ref().filter(|_| !args.quiet) {
+            eprint!("{}", recipe::text(path, nic.mac));
+        }
     }
-    match end {
-        Ok(End::Stopped | End::FrontEndGone) => Ok(()),
-        Err(cause) => Err(explain(cause)),
+    let ends: Vec<_> = match served.as_mut_slice() {
+        [one] => vec![one.run(stop.as_fd())],
+        many => std::thread::scope(|scope| {
+            // One's trouble is not another's: each has a thread, and all are waited for.
+            let threads: Vec<_> = many
+                .iter_mut()
+                .map(|nic| {
+                    let stop = stop.as_fd();
+                    let span = info_span!("nic", name = %nic.name);
+                    let run = move || nic.run(stop).inspect_err(|stop| error!("{stop}"));
+                    scope.spawn(move || span.in_scope(run))
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
+        }),
+    };
+    ends.into_iter().collect()
+}
+
+/// The devices that were asked for, one way or the other.
+fn nics(args: &ServeArgs) -> Result<Vec<&NicArgs>, Stop> {
+    let is_given = args.one.socket_path.is_some() || args.one.fd.is_some();
+    match (args.nics.is_empty(), is_given) {
+        (false, true) => Err(Stop::new(Code::Usage, "give either --nic, or --socket-path or --fd")),
+        (false, false) => Ok(args.nics.iter().map(|spec| &spec.0).collect()),
+        (true, true) => Ok(vec![&args.one]),
+        (true, false) => Err(Stop::new(Code::Usage, "give --socket-path, --fd or --nic")),
+    }
+}
+
+fn lost() -> Result<(), Stop> {
+    Err(Stop::new(Code::Failure, "a control thread was lost by a defect of ours"))
+}
+
+/// A device that is ready for its front-end.
+struct Served {
+    name: String,
+    path: Option<PathBuf>,
+    mac: Mac,
+    device: Device,
+    server: Server,
+}
+
+impl Served {
+    fn make(args: &NicArgs, workers: &Workers, switches: &mut Switches) -> Result<Self, Stop> {
+        let mac = args.mac.unwrap_or_else(|| default_mac(args));
+        let endpoint = endpoint::make(args, mac, switches)?;
+        let config = NicConfig { mac: mac.0, mtu: args.mtu.unwrap_or(u16::MAX) };
+        let device = Device::with_workers(config, endpoint, workers)
+            .map_err(|cause| Stop::new(Code::Failure, cause))?;
+        let (name, path) = (name(args), args.socket_path.clone());
+        Ok(Self { name, path, mac, device, server: server(args)? })
+    }
+
+    /// Serves one front-end after another until it is time to stop.
+    fn run(&mut self, stop: BorrowedFd<'_>) -> Result<(), Stop> {
+        let Self { name, device, server, .. } = self;
+        let end = server.run(device, stop, &mut |event| tell(&event));
+        for (index, pair) in device.stats().enumerate() {
+            info!("queue pair {index}: sent {}", summary(&pair.tx));
+            info!("queue pair {index}: received {}", summary(&pair.rx));
+        }
+        match end {
+            Ok(End::Stopped | End::FrontEndGone) => Ok(()),
+            Err(cause) => Err(explain(cause).of(name)),
+        }
+    }
+}
+
+/// What a device is called: its socket.
+fn name(args: &NicArgs) -> String {
+    match (&args.socket_path, args.fd) {
+        (Some(path), _) => path.display().to_string(),
+        (None, Some(number)) => format!("fd {number}"),
+        (None, None) => "no socket".into(),
     }
 }
 
@@ -70,7 +140,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn server(args: &ServeArgs) -> Result<Server, Stop> {
+fn server(args: &NicArgs) -> Result<Server, Stop> {
     let server = match (&args.socket_path, args.fd) {
         (Some(path), _) => Server::bind(path),
         (None, Some(number)) => {
@@ -96,7 +166,7 @@ fn explain(cause: ServeError) -> Stop {
 }
 
 /// A MAC address that stays with the socket's path, in QEMU's range of local addresses.
-fn default_mac(args: &ServeArgs) -> Mac {
+fn default_mac(args: &NicArgs) -> Mac {
     let path = args.socket_path.as_deref().map(std::path::absolute);
     let name = path.and_then(Result::ok).unwrap_or_default();
     let mut hasher = DefaultHasher::new();
