@@ -1,8 +1,8 @@
 //! Host sides of a virtio network device.
 //!
 //! [`Tap`] is a tap device of the kernel, with virtio headers and offloads where it has them.
-//! [`Switch`] joins the NICs of one process, guest memory to guest memory. The others serve tests and measurements: [`Null`] drops and counts, [`Echo`] sends back,
-//! [`Flood`] generates.
+//! [`Switch`] joins the NICs of one process, guest memory to guest memory. The others serve tests
+//! and measurements: [`Null`] drops and counts, [`Echo`] sends back, [`Flood`] generates.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,

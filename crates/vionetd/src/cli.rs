@@ -294,9 +294,22 @@ mod tests {
     }
 
     #[test]
-    fn socket_and_descriptor_exclude_each_other_and_one_is_needed() {
+    fn socket_and_descriptor_exclude_each_other_for_each_device() {
         assert!(parse(&["vionet", "serve", "--socket-path", "x", "--fd", "3"]).is_err());
-        assert!(parse(&["vionet", "serve"]).is_err());
+        assert!("socket-path=x,fd=3".parse::<NicSpec>().is_err());
+        assert!("endpoint=null".parse::<NicSpec>().is_err());
+    }
+
+    #[test]
+    fn a_device_is_read_with_all_its_options() {
+        let text =
+            "socket-path=a.sock,endpoint=switch:lan,isolated,mtu=9000,tcp-ports=1,tcp-ports=2";
+        let NicSpec(nic) = text.parse().unwrap();
+        assert_eq!(nic.socket_path, Some("a.sock".into()));
+        assert_eq!(nic.endpoint, EndpointSpec::Switch("lan".into()));
+        assert_eq!((nic.isolated, nic.mtu), (true, Some(9000)));
+        assert_eq!(nic.tcp_ports, ["1", "2"]);
+        assert!("socket-path=a,help".parse::<NicSpec>().is_err());
     }
 
     #[test]

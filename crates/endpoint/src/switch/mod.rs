@@ -91,8 +91,8 @@ impl Switch {
         if mac.is_group() || !self.0.table.give(mac, number) {
             let [a, b, c, d, e, f] = config.mac;
             return Err(refuse(format!(
-                "switch {name}: {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} is no address for a \
-                 port, or another NIC has it; give each NIC a mac of its own"
+                "switch {name}: {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x} is no address for \
+                 a port, or another NIC has it; give each NIC a mac of its own"
             )));
         }
         Ok(port)
