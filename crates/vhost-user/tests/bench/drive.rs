@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::RecvFlags;
 
-use super::guest::{GUEST, Guest, LEN, USER};
-use super::{FrontEnd, NEED_REPLY};
+use super::guest::{GUEST, Guest, LEN, SIZE, USER};
+use super::{F_PACKED, F_PROTOCOL, F_VERSION_1, FrontEnd, NEED_REPLY};
 
 /// What a live session is made of.
 const USUAL: [u32; 20] =
@@ -49,9 +49,12 @@ impl Input<'_> {
 /// Talks to a server as `bytes` say, for as long as it listens.
 pub fn drive(bytes: &[u8], front: &mut FrontEnd, guest: &mut Guest) {
     let mut input = Input(bytes);
-    if input.below(4) > 0 {
-        guest.reboot();
-        guest.start(front);
+    match input.below(8) {
+        0 => {}
+        format => {
+            guest.reboot();
+            guest.start_with(front, if format < 3 { F_PACKED } else { 0 });
+        }
     }
     while !input.0.is_empty() {
         let goes_on = match input.below(4) {
@@ -72,11 +75,21 @@ fn traffic(input: &mut Input<'_>, guest: &mut Guest) -> bool {
     let ring = input.below(2) as usize;
     match input.below(8) {
         0 => guest.post(ring, input.place(), input.word() as u32, input.byte().into()),
-        1..4 => drop(guest.post_room()),
+        1 => any_descriptor(input, guest, ring),
+        2..4 => drop(guest.post_room()),
         _ => guest.transmit(&[0xff; 100], false),
     }
     guest.kick(ring);
     true
+}
+
+/// A slot as no split ring has it: in a packed one these are buffers, and whose turn it is.
+fn any_descriptor(input: &mut Input<'_>, guest: &Guest, ring: usize) {
+    let slot = u64::from(input.below(u32::from(SIZE)));
+    let flags = u16::from(input.byte()) | u16::from(input.byte()) << 8;
+    let words = [input.place(), u64::from(input.byte()) << 4 | u64::from(flags) << 48];
+    let bytes: Vec<u8> = words.into_iter().flat_map(u64::to_ne_bytes).collect();
+    guest.write(GUEST + guest.rings[ring].at() + 16 * slot, &bytes);
 }
 
 fn say(input: &mut Input<'_>, front: &FrontEnd, guest: &Guest) -> bool {
@@ -95,7 +108,8 @@ fn say(input: &mut Input<'_>, front: &FrontEnd, guest: &Guest) -> bool {
     };
     let words: Vec<u64> = match (id, input.below(8)) {
         (_, 0) if input.below(8) == 0 => (0..input.below(36)).map(|_| input.word()).collect(),
-        (2, 1..4) => vec![1 << 32 | 1 << 30],
+        (2, 1) => vec![F_VERSION_1 | F_PROTOCOL | F_PACKED],
+        (2, 2..4) => vec![F_VERSION_1 | F_PROTOCOL],
         (2 | 16 | 19 | 20 | 39, _) => vec![input.place() & 0xffff_ffff],
         (5, 1..5) => return talk(input, front, id, flags, &guest.table(), &[guest.fd()]),
         (5, _) => {
@@ -117,8 +131,15 @@ fn say(input: &mut Input<'_>, front: &FrontEnd, guest: &Guest) -> bool {
     };
     let payload: Vec<u8> = words.into_iter().flat_map(u64::to_ne_bytes).collect();
     let kick = guest.rings[0].kick.as_fd();
+    let stdin = std::io::stdin();
     let fds = match (id, input.below(8)) {
-        (12..=14, 1..) => vec![kick],
+        (12..=14, 1) => match input.below(16) {
+            0 => vec![front.socket.as_fd()],
+            1 => vec![stdin.as_fd()],
+            2 => vec![guest.fd()],
+            _ => vec![kick],
+        },
+        (12..=14, 2..) => vec![kick],
         (_, 1) => vec![kick; input.below(9) as usize],
         (_, 2) => vec![guest.fd()],
         _ => Vec::new(),

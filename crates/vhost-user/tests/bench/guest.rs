@@ -189,11 +189,17 @@ impl Guest {
 
     /// Everything from the first message to two running rings, the short way.
     pub fn start(&self, front: &mut FrontEnd) {
+        self.start_with(front, 0);
+    }
+
+    /// The same with more features.
+    pub fn start_with(&self, front: &mut FrontEnd, more: u64) {
         front.ask_number(1);
         front.tell_number(16, super::REPLY_ACK);
         front.asks = true;
         front.tell(3, &[]);
-        front.tell_number(2, super::F_VERSION_1 | super::F_MRG_RXBUF | super::F_PROTOCOL);
+        let usual = super::F_VERSION_1 | super::F_MRG_RXBUF | super::F_PROTOCOL;
+        front.tell_number(2, usual | more);
         front.tell_with(5, &self.table(), &[self.fd()]);
         for ring in &self.rings {
             front.tell_with(14, &ring.number(), &[ring.err.as_fd()]);
