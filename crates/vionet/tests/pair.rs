@@ -384,3 +384,19 @@ fn an_endpoint_that_takes_only_whole_frames_gets_the_checksum_completed() {
     assert_eq!(bench.sent(), [whole, frame(60)]);
     assert_eq!(bench.stats().tx.frames.value(), 2);
 }
+
+/// SPL-07, SPL-09: of a ring only the used part is written, of buffers only those for it.
+#[test]
+fn neither_descriptors_nor_what_the_driver_sends_are_written() {
+    let mut bench = Bench::new(&[Feature::MRG_RXBUF], EVERYTHING);
+    bench.send(&PLAIN, &frame(200), &[5, 30]);
+    bench.post(300);
+    bench.deliver(&frame(60), RxHeader::default());
+    let descriptors = |bench: &Bench| {
+        [bench.rx.setup(), bench.tx.setup()].map(|setup| bench.ram.read(setup.descriptors.0, 1024))
+    };
+    let before = (descriptors(&bench), bench.ram.read(bench::FRAMES, 212));
+    let _ = bench.step();
+    assert_eq!((bench.used_tx().len(), bench.rx.collect().len()), (1, 1));
+    assert_eq!((descriptors(&bench), bench.ram.read(bench::FRAMES, 212)), before);
+}

@@ -4,6 +4,8 @@
 //!   every file      words        no paths of somebody's machine, no numbers of tickets
 //!   Rust files      style        sizes, names, first lines, reasons, unsafe, ignored tests
 //!   documents       links        the files they name are there
+//!   the table of     conformance  every requirement of a family has a test that is there
+//!     requirements
 //!   manifests       arrows       which crate may use which, lints switched on
 //! ```
 //!
@@ -11,6 +13,7 @@
 //! only to an entry of [`EXCEPTIONS`], which says why.
 
 mod arrows;
+mod conformance;
 mod links;
 mod source;
 mod style;
@@ -83,6 +86,7 @@ fn check(root: &Path) -> Result<Vec<Finding>> {
             arrows::check(file, &mut findings);
         }
     }
+    conformance::check(root, &files, &mut findings);
     findings.extend(stale_exceptions(&files));
     findings.extend(unlisted_fuzz_targets(&files));
     Ok(findings)
