@@ -4,6 +4,7 @@
     clippy::arithmetic_side_effects,
     clippy::as_conversions,
     clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
     clippy::expect_used,
     clippy::unwrap_used,
     reason = "tests may stop"
@@ -13,7 +14,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 use vionet_queue::{Armed, Cursor, DeviceReads, DeviceWrites, Published};
-use vionet_testkit::{Arrangement, Buffer, GuestRam, Probe, Reach, SplitDriver};
+use vionet_testkit::{Arrangement, Buffer, GuestRam, Probe, Random, Reach, SplitDriver};
 
 const RING: u64 = 0x10_0000;
 const BUFFERS: u64 = 0x4000;
@@ -217,6 +218,60 @@ proptest! {
             run::<DeviceWrites>(moves, size, event_idx, start, lead);
         } else {
             run::<DeviceReads>(moves, size, event_idx, start, lead);
+        }
+    }
+}
+
+/// What either side does next, by chance.
+fn random_move(random: &mut Random) -> Move {
+    let below = |random: &mut Random, most: u64| random.below(most) as usize;
+    match random.below(200) {
+        0..40 => {
+            let count = 1 + random.below(4);
+            let buffers = (0..count)
+                .map(|_| (random.below(0x7000) as u16, 1 + random.below(200) as u16))
+                .collect();
+            let direct = (random.below(3) == 0).then(|| below(random, 3));
+            let (reversed, odd) = (random.below(2) == 0, random.below(2) == 0);
+            Move::Post { buffers, direct, reversed, odd }
+        }
+        40..68 => Move::Expose,
+        68..88 => Move::Collect,
+        88..100 => Move::Listen(random.below(9) as u16),
+        100..106 => Move::Ignore,
+        106..108 => Move::Shuffle(random.next()),
+        108..136 => Move::Take(if random.below(2) == 0 { 64 } else { below(random, 6) }),
+        136..160 => Move::Put(below(random, 6)),
+        160..166 => Move::Untake,
+        166..188 => Move::Publish,
+        188..196 => Move::Arm,
+        _ => Move::Disarm,
+    }
+}
+
+fn simulate<D: Reach>(seed: u64, steps: u32) {
+    let mut random = Random::new(seed);
+    let size = 1 << random.below(9);
+    let start = random.next() as u16;
+    let mut world = World::<D>::new(size, random.below(2) == 0, start, random.below(20) as u32);
+    for _ in 0..steps {
+        let step = random_move(&mut random);
+        world.apply(step);
+    }
+    world.finish();
+}
+
+/// Five million steps of driver and device, each life a seed that can be lived again.
+#[test]
+fn millions_of_steps_by_seed() {
+    for seed in 0..1000_u64 {
+        let life = || match seed % 2 {
+            0 => simulate::<DeviceReads>(seed, 5_000),
+            _ => simulate::<DeviceWrites>(seed, 5_000),
+        };
+        if let Err(panic) = std::panic::catch_unwind(life) {
+            eprintln!("the life of seed {seed} went wrong");
+            std::panic::resume_unwind(panic);
         }
     }
 }

@@ -33,7 +33,10 @@ const FEATURES: RingFeatures =
 
 #[derive(Clone, Debug)]
 enum Move {
-    Post { buffers: Vec<(u16, u16)>, table: bool },
+    Post {
+        buffers: Vec<(u16, u16)>,
+        table: bool,
+    },
     Expose,
     Collect,
     Listen(usize),
@@ -45,6 +48,8 @@ enum Move {
     Arm,
     Disarm,
     Restart,
+    /// The queue is reset and comes back with so many slots.
+    Resize(u16),
 }
 
 fn any_move() -> impl Strategy<Value = Move> {
@@ -175,6 +180,7 @@ impl<D: Side> World<D> {
                 self.asleep = false;
             }
             Move::Restart => self.restart(),
+            Move::Resize(size) => self.resize(size),
         }
     }
 
@@ -258,8 +264,20 @@ impl<D: Side> World<D> {
         self.asleep = false;
     }
 
-    /// Everything that was posted comes back in the end.
-    fn finish(mut self) {
+    /// A queue reset: what is still with the device is taken back, and all begins anew.
+    fn resize(&mut self, size: u16) {
+        self.drain();
+        let features = self.driver.features();
+        let start = Cursor::start(Format::Packed);
+        assert!(self.queue.take().unwrap().stop().is_ok());
+        self.driver = PackedDriver::new(&self.ram, RING, features, size, start);
+        let setup = self.driver.setup();
+        self.queue = Some(setup.activate(self.ram.space(), features, start).unwrap());
+        self.asleep = false;
+    }
+
+    /// Everything that was posted comes back.
+    fn drain(&mut self) {
         self.apply(Move::Expose);
         while self.counts[2] < self.order.len() {
             self.take(64);
@@ -268,7 +286,66 @@ impl<D: Side> World<D> {
         }
         self.collect();
         assert_eq!(self.driver.owed(), 0);
+    }
+
+    fn finish(mut self) {
+        self.drain();
         assert!(self.queue.unwrap().stop().is_ok());
+    }
+}
+
+/// What either side does next, by chance.
+fn random_move(random: &mut Random) -> Move {
+    let below = |random: &mut Random, most: u64| random.below(most) as usize;
+    match random.below(200) {
+        0..40 => {
+            let count = 1 + random.below(4);
+            let buffers = (0..count).map(|_| {
+                let len =
+                    if random.below(2) == 0 { 1 + random.below(20) } else { 1 + random.below(200) };
+                (random.below(0x7000) as u16, len as u16)
+            });
+            Move::Post { buffers: buffers.collect(), table: random.below(4) == 0 }
+        }
+        40..68 => Move::Expose,
+        68..88 => Move::Collect,
+        88..100 => Move::Listen(below(random, 9)),
+        100..106 => Move::Ignore,
+        106..136 => Move::Take(if random.below(2) == 0 { 64 } else { below(random, 6) }),
+        136..160 => Move::Put(below(random, 6)),
+        160..166 => Move::Untake,
+        166..188 => Move::Publish,
+        188..194 => Move::Arm,
+        194..198 => Move::Disarm,
+        198 => Move::Restart,
+        _ => Move::Resize([1, 2, 3, 7, 64, 100, 256][below(random, 7)]),
+    }
+}
+
+fn simulate<D: Side>(seed: u64, steps: u32) {
+    let mut random = Random::new(seed);
+    let (event_idx, in_order) = (random.below(2) == 0, random.below(2) == 0);
+    let features = RingFeatures { event_idx, in_order, ..FEATURES };
+    let mut world = World::<D>::new(7, features, Cursor::start(Format::Packed));
+    for _ in 0..steps {
+        let step = random_move(&mut random);
+        world.apply(step);
+    }
+    world.finish();
+}
+
+/// Five million steps of driver and device, each life a seed that can be lived again.
+#[test]
+fn millions_of_steps_by_seed() {
+    for seed in 0..1000_u64 {
+        let life = || match seed % 2 {
+            0 => simulate::<DeviceReads>(seed, 5_000),
+            _ => simulate::<DeviceWrites>(seed, 5_000),
+        };
+        if let Err(panic) = std::panic::catch_unwind(life) {
+            eprintln!("the life of seed {seed} went wrong");
+            std::panic::resume_unwind(panic);
+        }
     }
 }
 
