@@ -12,7 +12,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use vionet::{Device, Op, OpError};
-use vionet_spec::feature::FeatureBits;
+use vionet_spec::feature::{Feature, FeatureBits};
 use vionet_spec::net::MTU_MIN;
 
 use crate::channel::{Channel, Incoming};
@@ -325,10 +325,17 @@ impl AsFd for Session {
     }
 }
 
+/// What a device may offer and this way to it does not carry.
+///
+/// No message resets a ring: QEMU shows the feature to the guest if it sees it here, but tells only
+/// the kernel's back-end of a reset, and the guest's next size would be news to us (VU-PIT-06). A
+/// ring is resized all the same by front-ends that stop it and start it anew.
+const NOT_CARRIED: FeatureBits = FeatureBits::of(&[Feature::RING_RESET]);
+
 /// The features shown to the front-end.
 fn offered(device: &Device) -> u64 {
     // Bits past 63 do not fit the message; a front-end cannot ask for them.
-    let low = device.offer().0 & u128::from(u64::MAX);
+    let low = device.offer().0 & !NOT_CARRIED.0 & u128::from(u64::MAX);
     u64::try_from(low).unwrap_or(0) | F_PROTOCOL_FEATURES
 }
 
