@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use vionet::endpoint::OpenKind;
 use vionet::stats::DropReason;
-use vionet::{Device, NicConfig, Op, QueueIndex};
+use vionet::{Device, Interrupt, NicConfig, Op, QueueIndex};
 use vionet_endpoint::{PortConfig, Switch};
 use vionet_frame::header::NetHeader;
 use vionet_queue::Cursor;
@@ -317,6 +317,36 @@ fn assert_good(frame: &[u8]) {
     assert_eq!(ip.header_checksum, ip.calc_header_checksum());
     let tcp = transport.tcp().unwrap();
     assert_eq!(tcp.checksum, tcp.calc_checksum_ipv4(&ip, &frame[54..]).unwrap());
+}
+
+/// An interrupt through a descriptor that its other holder may do anything to.
+struct Call(OwnedFd);
+
+impl Interrupt for Call {
+    fn raise(&self) {
+        let (Ok(_) | Err(_)) = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+#[test]
+fn a_guest_that_cannot_be_interrupted_holds_up_itself_alone() {
+    let switch = Switch::new("lan");
+    let [mut a, mut stuck, mut good] = [1, 2, 3].map(|last| Guest::new(&switch, last, false, &[]));
+    stuck.post(32);
+    good.post(32);
+    let full = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
+    let call = Call(full.try_clone().unwrap());
+    rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).unwrap();
+    stuck.device.apply(Op::SetInterrupt(RX, Some(Box::new(call)))).unwrap();
+    for _ in 0..20 {
+        a.send(&PLAIN, &frame(ALL, mac(1), &[0; 50]));
+    }
+    assert_eq!((stuck.frames().len(), good.frames().len()), (20, 20));
+    let start = Instant::now();
+    stuck.device.apply(Op::Reset).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    a.send(&PLAIN, &frame(ALL, mac(1), &[0; 50]));
+    assert_eq!(good.frames().len(), 1);
 }
 
 #[test]

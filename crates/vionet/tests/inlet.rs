@@ -51,9 +51,10 @@ fn push(inlet: &Inlet, frames: &[Vec<u8>]) -> (Delivery, Vec<Result<(), Refused>
 }
 
 #[test]
-fn frames_of_others_arrive_with_one_interrupt_and_without_the_pairs_own_step() {
+fn frames_of_others_arrive_at_once_and_the_pairs_own_worker_interrupts() {
     let (mut bench, inlet) = with_inlet();
     let places: Vec<u64> = (0..3).map(|_| bench.post(200)).collect();
+    let _ = bench.step();
     let rung = bench.bells[0].rung();
     let frames = [frame(60), frame(61)];
     assert_eq!(push(&inlet, &frames), (Delivery::Done, vec![Ok(()), Ok(())]));
@@ -62,6 +63,23 @@ fn frames_of_others_arrive_with_one_interrupt_and_without_the_pairs_own_step() {
     for (at, bytes) in places.iter().zip(&frames) {
         assert_eq!(&bench.received(*at, 12 + bytes.len() as u32).1, bytes);
     }
+    // The sender does not touch what the receiver's front-end could make it wait on.
+    assert_eq!(bench.bells[0].rung(), rung);
+    let _ = bench.step();
+    assert_eq!(bench.bells[0].rung(), rung + 1);
+    let _ = bench.step();
+    assert_eq!(bench.bells[0].rung(), rung + 1);
+}
+
+#[test]
+fn an_interrupt_that_is_due_is_not_lost_on_the_way_home() {
+    let (mut bench, inlet) = with_inlet();
+    bench.post(200);
+    let _ = bench.step();
+    let rung = bench.bells[0].rung();
+    assert_eq!(push(&inlet, &[frame(60)]).1, [Ok(())]);
+    bench.apply(Op::EnableQueue(RX, true)).unwrap();
+    let _ = bench.step();
     assert_eq!(bench.bells[0].rung(), rung + 1);
 }
 

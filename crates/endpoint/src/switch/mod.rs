@@ -4,7 +4,7 @@
 //!   NIC A's worker: transmit(batch)
 //!     source and destination of each frame, read once      -> what was seen is what is sent
 //!     learn the source; look the destination up            (table.rs)
-//!     for each port that is meant: lock its inlet once, push its frames, one interrupt
+//!     for each port that is meant: lock its inlet once, push its frames
 //! ```
 //!
 //! A frame that its guest would take as it is goes whole, however much of it is left to be

@@ -2,13 +2,16 @@
 //!
 //! ```text
 //!   worker of NIC A                                    worker of NIC B
-//!   transmit(batch) --> switch --> [inlet of B: lane] <-- looks only for a broken rule
-//!                        lock, copy, publish once, interrupt once, unlock
+//!   transmit(batch) --> switch --> [inlet of B: lane]     bell: interrupts B's driver,
+//!                        lock, copy, publish, unlock ----> tells of a broken rule
 //! ```
 //!
 //! A pair that is out with its worker has its receive lane here, if its endpoint asked for that;
 //! at home the lane is in the pair again. So a lane still has one place, and whoever holds the lock
 //! is its one owner: no frame waits in between, and none is copied twice.
+//!
+//! The interrupt stays with the pair's own worker: its descriptor came from B's front-end, which can
+//! make a write to it wait, and that must be nobody's trouble but B's.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -50,6 +53,18 @@ struct Lent {
     plan: Plan,
     stats: Arc<PairStats>,
     fault: Option<Fault>,
+    /// The pair has an interrupt, and whether it is due.
+    has_interrupt: bool,
+    due: bool,
+}
+
+/// What the pair's own worker has to attend to.
+#[derive(Default)]
+pub(super) struct News {
+    /// The rule that the driver has broken, told once.
+    pub(super) fault: Option<Fault>,
+    /// The driver is to be interrupted.
+    pub(super) interrupt: bool,
 }
 
 impl Inlet {
@@ -62,11 +77,12 @@ impl Inlet {
         Ok(Self { lent: Mutex::new(None), news: AtomicBool::new(false), bell })
     }
 
-    /// Calls `fill` with the guest's buffers; then publishes and interrupts once. A frame that
-    /// the guest has no room for is not waited for: the guest is not asked to say when it has.
+    /// Calls `fill` with the guest's buffers; then publishes once, and has the pair's worker
+    /// interrupt once. A frame that the guest has no room for is not waited for: the guest is not
+    /// asked to say when it has.
     pub fn deliver(&self, now: Instant, fill: impl FnOnce(&mut RxSink<'_>)) -> Delivery {
         let mut place = self.lock();
-        let Some(Lent { lane, plan, stats, fault }) = place.as_mut() else {
+        let Some(Lent { lane, plan, stats, fault, has_interrupt, due }) = place.as_mut() else {
             return Delivery::Closed;
         };
         if !lane.is_live() || !lane.enabled {
@@ -83,8 +99,12 @@ impl Inlet {
             lane.publish(stats);
         }
         stats.starved.add(u64::from(filled.starved));
+        let wanted = lane.take_owed() && *has_interrupt && !*due;
+        *due |= wanted;
         if let Some(rule) = filled.fault {
             *fault = Some(lane.break_off(rule, stats));
+        }
+        if wanted || filled.fault.is_some() {
             self.ring();
         }
         Delivery::Done
@@ -95,32 +115,39 @@ impl Inlet {
         self.bell.as_fd()
     }
 
-    pub(super) fn lend(&self, lane: Lane<DeviceWrites>, plan: Plan, stats: Arc<PairStats>) {
-        *self.lock() = Some(Lent { lane, plan, stats, fault: None });
-        // An interrupt may be owed.
+    /// Takes the lane in, without its interrupt.
+    pub(super) fn lend(
+        &self,
+        mut lane: Lane<DeviceWrites>,
+        plan: Plan,
+        stats: Arc<PairStats>,
+        has_interrupt: bool,
+    ) {
+        let due = lane.take_owed();
+        let lent = Lent { lane, plan, stats, fault: None, has_interrupt, due };
+        *self.lock() = Some(lent);
         self.ring();
     }
 
-    /// The lane; nobody delivers any more when this returns.
-    pub(super) fn take_back(&self) -> Option<Lane<DeviceWrites>> {
-        self.lock().take().map(|lent| lent.lane)
+    /// The lane, and whether an interrupt is due; nobody delivers any more when this returns.
+    pub(super) fn take_back(&self) -> Option<(Lane<DeviceWrites>, bool)> {
+        self.lock().take().map(|lent| (lent.lane, lent.due))
     }
 
-    /// Raises the interrupt that is owed; says the rule that the driver has broken, once.
+    /// What is to be attended to, if anything.
     #[inline]
-    pub(super) fn attend(&self) -> Option<Fault> {
-        if self.news.load(Ordering::Relaxed) { self.hear() } else { None }
+    pub(super) fn attend(&self) -> News {
+        if self.news.load(Ordering::Relaxed) { self.hear() } else { News::default() }
     }
 
     #[cold]
-    fn hear(&self) -> Option<Fault> {
+    fn hear(&self) -> News {
         // Empty means silent already.
         let (Ok(_) | Err(_)) = rustix::io::read(&self.bell, &mut [0; 8]);
         self.news.store(false, Ordering::SeqCst);
         let mut place = self.lock();
-        let lent = place.as_mut()?;
-        lent.lane.settle();
-        lent.fault.take()
+        let Some(lent) = place.as_mut() else { return News::default() };
+        News { fault: lent.fault.take(), interrupt: std::mem::take(&mut lent.due) }
     }
 
     fn ring(&self) {

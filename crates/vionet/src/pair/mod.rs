@@ -85,11 +85,18 @@ impl<D: Direction> Lane<D> {
     /// Raises the interrupt that is owed.
     #[inline]
     fn settle(&mut self) {
-        if core::mem::take(&mut self.owed)
+        if self.owed
             && let Some(interrupt) = &self.interrupt
         {
+            self.owed = false;
             interrupt.raise();
         }
+    }
+
+    /// Whether an interrupt is owed, which whoever asks sees to.
+    #[cfg(feature = "std")]
+    fn take_owed(&mut self) -> bool {
+        core::mem::take(&mut self.owed)
     }
 
     /// Makes the used buffers visible and interrupts the driver if it wants that.
@@ -198,6 +205,9 @@ pub struct QueuePair {
     /// Where the receive lane is while the pair is out, if others deliver into it.
     #[cfg(feature = "std")]
     inlet: Option<Arc<Inlet>>,
+    /// The interrupt of a lane that is in the inlet.
+    #[cfg(feature = "std")]
+    kept: Option<Box<dyn Interrupt>>,
     /// The host side is gone: frames are dropped and counted.
     gone: bool,
     stats: Arc<PairStats>,
@@ -219,6 +229,8 @@ impl QueuePair {
             frames,
             #[cfg(feature = "std")]
             inlet: endpoint.inlet(),
+            #[cfg(feature = "std")]
+            kept: None,
             endpoint,
             gone: false,
             stats,
@@ -234,9 +246,10 @@ impl QueuePair {
     fn lend(&mut self) {
         #[cfg(feature = "std")]
         if let (Some(inlet), Some(_)) = (&self.inlet, &self.rx)
-            && let Some(lane) = self.rx.take()
+            && let Some(mut lane) = self.rx.take()
         {
-            inlet.lend(lane, self.plan, Arc::clone(&self.stats));
+            self.kept = lane.interrupt.take();
+            inlet.lend(lane, self.plan, Arc::clone(&self.stats), self.kept.is_some());
         }
     }
 
@@ -248,7 +261,9 @@ impl QueuePair {
 
     fn take_back(&mut self) {
         #[cfg(feature = "std")]
-        if let Some(lane) = self.inlet.as_ref().and_then(|inlet| inlet.take_back()) {
+        if let Some((mut lane, due)) = self.inlet.as_ref().and_then(|inlet| inlet.take_back()) {
+            lane.interrupt = self.kept.take();
+            lane.owed = due;
             self.rx = Some(lane);
         }
     }
@@ -261,12 +276,20 @@ impl QueuePair {
         false
     }
 
-    /// A rule that the driver broke while others delivered into its receive queue.
+    /// Interrupts the driver for what others have delivered; says what rule it broke meanwhile.
     #[inline]
-    fn inlet_fault(&self) -> Option<Fault> {
+    fn attend(&mut self) -> Option<Fault> {
         #[cfg(feature = "std")]
-        return self.inlet.as_ref().and_then(|inlet| inlet.attend());
-        #[cfg(not(feature = "std"))]
+        if let Some(inlet) = &self.inlet {
+            let news = inlet.attend();
+            if news.interrupt
+                && let Some(interrupt) = &self.kept
+            {
+                interrupt.raise();
+                self.stats.rx.interrupts.add(1);
+            }
+            return news.fault;
+        }
         None
     }
 
@@ -308,7 +331,7 @@ impl QueuePair {
         let tx = self.transmit(now, idle);
         // A step says one fault: after one, receiving waits for the next step.
         let rx = match tx.fault {
-            None => match self.inlet_fault() {
+            None => match self.attend() {
                 None => self.receive(now, idle),
                 fault => Outcome { again: true, fault, ..Outcome::default() },
             },

@@ -169,18 +169,10 @@ impl Thread {
 impl Drop for Thread {
     fn drop(&mut self) {
         self.send(Mail::Quit);
-        let Some(thread) = self.join.take() else { return };
-        let mut waits = 0_u32;
-        while !thread.is_finished() {
+        if let Some(thread) = self.join.take() {
             // It ends within a step, unless a signalled descriptor holds it up.
-            std::thread::sleep(Duration::from_micros(100));
-            waits = waits.wrapping_add(1);
-            if waits.is_multiple_of(100) {
-                self.handle.interrupt();
-            }
+            self.handle.join(thread);
         }
-        // A panic of the worker has been reported when it happened.
-        drop(thread.join());
     }
 }
 
