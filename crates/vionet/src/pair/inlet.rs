@@ -10,8 +10,8 @@
 //! at home the lane is in the pair again. So a lane still has one place, and whoever holds the lock
 //! is its one owner: no frame waits in between, and none is copied twice.
 //!
-//! The interrupt stays with the pair's own worker: its descriptor came from B's front-end, which can
-//! make a write to it wait, and that must be nobody's trouble but B's.
+//! The interrupt stays with the pair's own worker: its descriptor came from B's front-end, which
+//! can make a write to it wait, and that must be nobody's trouble but B's.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -142,18 +142,19 @@ impl Inlet {
 
     #[cold]
     fn hear(&self) -> News {
-        // Empty means silent already.
-        let (Ok(_) | Err(_)) = rustix::io::read(&self.bell, &mut [0; 8]);
+        // In the reverse of the order of `ring`, and before looking: what is told from here on rings
+        // again, and a bell that rings is always heard. Empty means silent already.
         self.news.store(false, Ordering::SeqCst);
+        let (Ok(_) | Err(_)) = rustix::io::read(&self.bell, &mut [0; 8]);
         let mut place = self.lock();
         let Some(lent) = place.as_mut() else { return News::default() };
         News { fault: lent.fault.take(), interrupt: std::mem::take(&mut lent.due) }
     }
 
     fn ring(&self) {
-        self.news.store(true, Ordering::SeqCst);
         // Full means rung already.
         let (Ok(_) | Err(_)) = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        self.news.store(true, Ordering::SeqCst);
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Lent>> {
