@@ -142,8 +142,8 @@ impl Inlet {
 
     #[cold]
     fn hear(&self) -> News {
-        // In the reverse of the order of `ring`, and before looking: what is told from here on rings
-        // again, and a bell that rings is always heard. Empty means silent already.
+        // In the reverse of the order of `ring`, and before looking: what is told from here on
+        // rings again, and a bell that rings is always heard. Empty means silent already.
         self.news.store(false, Ordering::SeqCst);
         let (Ok(_) | Err(_)) = rustix::io::read(&self.bell, &mut [0; 8]);
         let mut place = self.lock();
