@@ -2,14 +2,14 @@
 //! the inputs that are kept.
 //!
 //! ```text
-//!   byte 0     size 2^(0..=6), direction, lead          then steps of an operation byte and what
+//!   byte 0     size 2^(0..=6), format, direction, lead  then steps of an operation byte and what
 //!   byte 1     features, position, odd setups           it needs; missing bytes read as 0
 //! ```
 //!
 //! Each verb runs through [`Probe`], which compares it with the rules; memory lies between pages
 //! that fault.
 
-use vionet_queue::{Cursor, DeviceReads, DeviceWrites, Format, QueueSetup, RingFeatures};
+use vionet_queue::{Batch, Cursor, DeviceReads, DeviceWrites, Format, QueueSetup, RingFeatures};
 use vionet_raw::GuestAddr;
 
 use crate::GuestRam;
@@ -81,11 +81,17 @@ pub fn drive(input: &[u8]) {
     };
     let how = input.byte();
     let features = RingFeatures {
-        format: Format::Split,
+        format: if shape & 0x40 == 0 { Format::Split } else { Format::Packed },
         event_idx: how & 1 != 0,
         indirect: how & 2 != 0,
         in_order: how & 4 != 0,
     };
+    if features.format == Format::Packed && how & 0x80 == 0 {
+        return match shape & 0x80 {
+            0 => packed::<DeviceReads>(&ram, features, lead, &mut input),
+            _ => packed::<DeviceWrites>(&ram, features, lead, &mut input),
+        };
+    }
     let start = [0, 1, 0x7fff, 0xffff][usize::from(how >> 3 & 3)];
     // Chains may be owed from a life before this one.
     let from = Cursor { avail: start, used: start.wrapping_sub(u16::from(how >> 5 & 3)) };
@@ -178,6 +184,72 @@ fn step<D: Reach>(ram: &GuestRam, setup: &QueueSetup, probe: &mut Probe<D>, inpu
             let _ = probe.has_work();
         }
     }
+}
+
+/// A packed ring of any size and position. What comes out is touched: memory ends at pages that
+/// fault. What was taken can always be given back, and the position gone on from.
+fn packed<D: Reach>(ram: &GuestRam, features: RingFeatures, lead: u32, input: &mut Input<'_>) {
+    let size = 1 + u16::from(input.byte()) % 64;
+    let setup = QueueSetup {
+        size,
+        descriptors: GuestAddr(RING),
+        driver: GuestAddr(RING + 0x800),
+        device: GuestAddr(RING + 0x804),
+    };
+    let place = |word: u16| ((word & 0x7fff) % size) | (word & 0x8000);
+    let mut from = Cursor { avail: place(input.word()), used: place(input.word()) };
+    let mut queue = setup.activate(ram.space(), features, from).expect("a good setup");
+    let mut batch = Batch::<D>::new(ram.space().clone(), lead);
+    let mut steps = 0;
+    while !input.0.is_empty() && steps < STEPS_MAX {
+        steps += 1;
+        let operation = input.byte();
+        let count = usize::from(operation >> 4);
+        match operation & 15 {
+            0..=4 => {
+                let at = RING + 16 * u64::from(input.byte() % 64);
+                let (addr, len, id) = (input.address(), input.len(), input.word());
+                let lap = [0x80, 0x8000, 0x8080, 0][count & 3];
+                let usual = u16::from(D::WRITABLE) << 1;
+                let odd = if count & 12 == 12 { u16::from(input.byte()) & 7 } else { usual };
+                ram.write_descriptor(at, addr, len, id, lap | odd);
+            }
+            5 => ram.write_u16(setup.driver.0, input.word()),
+            6 => ram.write_u16(setup.driver.0 + 2, u16::from(operation >> 4)),
+            7..=9 => {
+                let before = batch.len();
+                let _ = queue.take(count * 5, &mut batch);
+                for index in before..batch.len() {
+                    let row = batch.row(index).expect("a row that was taken");
+                    let (lead, rest) = D::reach(&mut batch, row);
+                    assert_eq!(lead + rest, u64::from(row.bytes()));
+                }
+            }
+            10 => {
+                for index in 0..count.min(batch.len()) {
+                    D::fill(&mut batch, index);
+                }
+                queue.put(&mut batch, count);
+            }
+            11 => queue.untake(&mut batch),
+            12 => {
+                let _ = queue.publish();
+            }
+            13 => {
+                let _ = (queue.arm(), queue.has_work());
+            }
+            14 => queue.disarm(),
+            _ => {
+                queue.untake(&mut batch);
+                let _ = queue.publish();
+                from = queue.stop().expect("all was given back");
+                queue = setup.activate(ram.space(), features, from).expect("a position of its own");
+            }
+        }
+    }
+    queue.untake(&mut batch);
+    let _ = queue.publish();
+    assert!(queue.stop().is_ok(), "all was given back");
 }
 
 /// Flags come from the operation's high bits, with the direction that is right as the usual one.
