@@ -54,6 +54,9 @@ const ALWAYS: [u8; 6] = [5, 15, 16, 28, 29, 32];
 /// With checksums and segmentation: CSUM, GUEST_CSUM, GUEST_TSO4/6, HOST_TSO4/6 as well.
 const OFFLOADS: [u8; 12] = [0, 1, 5, 7, 8, 11, 12, 15, 16, 28, 29, 32];
 
+/// The same with packed rings: RING_PACKED as well.
+const PACKED: [u8; 13] = [0, 1, 5, 7, 8, 11, 12, 15, 16, 28, 29, 32, 34];
+
 /// Only one guest at a time: two of them would starve each other on a small machine.
 fn alone() -> MutexGuard<'static, ()> {
     static ONE: Mutex<()> = Mutex::new(());
@@ -149,7 +152,7 @@ fn a_linux_guest_has_all_its_network_from_an_unprivileged_vionet() {
 }
 
 #[test]
-fn a_linux_guest_has_all_its_network_over_a_tap() {
+fn a_linux_guest_has_all_its_network_over_a_tap_and_packed_rings() {
     let _alone = alone();
     let Some(parts) = parts() else { return };
     if !is_root() || !installed("ip") || !Path::new("/dev/net/tun").exists() {
@@ -175,17 +178,19 @@ fn a_linux_guest_has_all_its_network_over_a_tap() {
         peers: host.to_vec(),
         pings: host.to_vec(),
         resolved: host.to_vec(),
-        features: &OFFLOADS,
+        features: &PACKED,
         big_frames: true,
         inbound: Some(Inbound::Direct),
         closed: Vec::new(),
     };
     if reference() {
-        let machine = machine(&parts, Backend::QemuTap("vt0".to_owned()));
+        let mut machine = machine(&parts, Backend::QemuTap("vt0".to_owned()));
+        machine.packed = true;
         return visit(&place, &machine, None, &expected, &peers, &blob);
     }
     let server = Server::start(&place, &["--endpoint", "tap:vt0"]);
-    let machine = machine(&parts, Backend::VhostUser(server.socket.clone()));
+    let mut machine = machine(&parts, Backend::VhostUser(server.socket.clone()));
+    machine.packed = true;
     visit(&place, &machine, Some(server), &expected, &peers, &blob);
 }
 

@@ -194,6 +194,7 @@ impl Machine {
             backend,
             memory: 384,
             reboots: false,
+            packed: false,
         })
     }
 }

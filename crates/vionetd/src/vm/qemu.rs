@@ -78,6 +78,8 @@ pub struct Machine {
     pub memory: u32,
     /// Whether the guest may reboot; else QEMU ends when it tries.
     pub reboots: bool,
+    /// Whether the guest is offered packed rings.
+    pub packed: bool,
 }
 
 impl Qemu {
@@ -178,6 +180,9 @@ impl Machine {
 
     fn nic(&self, list: &mut Arguments) {
         let mut device = "virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:76:69:6f".to_owned();
+        if self.packed {
+            device.push_str(",packed=on");
+        }
         match &self.backend {
             Backend::VhostUser(socket) => {
                 list.path("-chardev", "socket,id=chr0,path=", socket, "");
@@ -244,6 +249,7 @@ mod tests {
             backend: Backend::VhostUser(PathBuf::from("/run/vm0.sock")),
             memory: 256,
             reboots: false,
+            packed: false,
         }
     }
 
