@@ -41,7 +41,6 @@ const KIND: u16 = DESC_F_NEXT | DESC_F_WRITE | DESC_F_INDIRECT;
 pub(crate) struct PackedRing {
     size: u16,
     event_idx: bool,
-    indirect: bool,
     in_order: bool,
     descriptors: PackedDescriptors,
     driver_place: SharedIndex,
@@ -98,14 +97,13 @@ impl PackedRing {
         let ring = Self {
             size,
             event_idx: features.event_idx,
-            indirect: features.indirect,
             in_order: features.in_order,
             descriptors: space.descriptors(descriptors, size).ok_or(Fault::RingUnmapped)?,
             driver_place: index(driver, 0)?,
             driver_flags: index(driver, FLAGS_OFFSET)?,
             device_place: index(device, 0)?,
             device_flags: index(device, FLAGS_OFFSET)?,
-            table: Table::new(space),
+            table: Table::new(space, features.indirect),
             avail,
             used,
             published: used,
@@ -254,13 +252,7 @@ impl PackedRing {
         batch: &mut Batch<D>,
         draft: &mut Draft,
     ) -> Result<Walk, Fault> {
-        if !self.indirect {
-            return Err(Fault::IndirectNotAgreed);
-        }
-        if flags & DESC_F_NEXT != 0 {
-            return Err(Fault::IndirectWithNext);
-        }
-        self.table.open(pointer.addr, pointer.len)?;
+        self.table.open(pointer.addr, pointer.len, flags)?;
         let entries = u16::try_from(self.table.len()).unwrap_or(CHAIN_MAX);
         for entry in 0..entries {
             let (PackedDescriptor { addr, len, .. }, flags) =

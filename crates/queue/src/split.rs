@@ -25,7 +25,6 @@ use crate::walk::{Walk, add, no_room};
 pub(crate) struct SplitRing {
     size: u16,
     event_idx: bool,
-    indirect: bool,
     in_order: bool,
     descriptors: SharedRing<Descriptor>,
     avail_flags: SharedIndex,
@@ -77,7 +76,6 @@ impl SplitRing {
         let ring = Self {
             size,
             event_idx: features.event_idx,
-            indirect: features.indirect,
             in_order: features.in_order,
             descriptors: space.ring(descriptors, size).ok_or(Fault::RingUnmapped)?,
             avail_flags: index(driver, 0)?,
@@ -88,7 +86,7 @@ impl SplitRing {
             used_idx: index(device, IDX_OFFSET)?,
             used_ring: space.ring(at(device, RING_OFFSET)?, size).ok_or(Fault::RingUnmapped)?,
             avail_event: index(device, avail_event)?,
-            table: Table::new(space),
+            table: Table::new(space, features.indirect),
             next_avail: from.avail,
             seen_avail: from.avail,
             next_used: from.used,
@@ -221,13 +219,7 @@ impl SplitRing {
         batch: &mut Batch<D>,
         draft: &mut Draft,
     ) -> Result<Walk, Fault> {
-        if !self.indirect {
-            return Err(Fault::IndirectNotAgreed);
-        }
-        if pointer.flags & DESC_F_NEXT != 0 {
-            return Err(Fault::IndirectWithNext);
-        }
-        self.table.open(pointer.addr, pointer.len)?;
+        self.table.open(pointer.addr, pointer.len, pointer.flags)?;
         let mut next = 0;
         for _ in 0..self.table.len().min(usize::from(most)) {
             let descriptor = Descriptor::from_bytes(self.table.entry(next)?);

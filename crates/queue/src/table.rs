@@ -13,7 +13,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use vionet_raw::{AddressSpace, GuestAddr, Pushed, SpanStore, copy_out};
-use vionet_spec::ring::DESC_LEN;
+use vionet_spec::ring::{DESC_F_NEXT, DESC_LEN};
 
 use crate::chain::CHAIN_MAX;
 use crate::fault::Fault;
@@ -31,17 +31,26 @@ pub(crate) struct Table {
     spans: SpanStore<SPANS_MAX>,
     count: usize,
     copied: usize,
+    /// INDIRECT_DESC was negotiated.
+    agreed: bool,
 }
 
 impl Table {
-    pub(crate) fn new(space: &Arc<AddressSpace>) -> Self {
+    pub(crate) fn new(space: &Arc<AddressSpace>, agreed: bool) -> Self {
         let entries = Box::new([[0; 16]; ENTRIES_MAX]);
-        Self { entries, spans: SpanStore::new(Arc::clone(space)), count: 0, copied: 0 }
+        Self { entries, spans: SpanStore::new(Arc::clone(space)), count: 0, copied: 0, agreed }
     }
 
-    /// Goes on to the table of `len` bytes at `at`, all of which must be mapped.
+    /// Goes on to the table of `len` bytes at `at`, all of which must be mapped; `flags` are those
+    /// of the descriptor that points to it.
     #[inline]
-    pub(crate) fn open(&mut self, at: u64, len: u32) -> Result<(), Fault> {
+    pub(crate) fn open(&mut self, at: u64, len: u32, flags: u16) -> Result<(), Fault> {
+        if !self.agreed {
+            return Err(Fault::IndirectNotAgreed);
+        }
+        if flags & DESC_F_NEXT != 0 {
+            return Err(Fault::IndirectWithNext);
+        }
         let count = usize::try_from(len.checked_div(DESC_LEN).unwrap_or(0)).unwrap_or(usize::MAX);
         if count == 0 || count > ENTRIES_MAX || !len.is_multiple_of(DESC_LEN) {
             return Err(Fault::IndirectLength);

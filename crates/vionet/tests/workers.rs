@@ -194,7 +194,7 @@ fn pairs_share_threads_which_sleep_until_there_is_work_and_end_with_the_last_of_
     assert_eq!(threads("vionet-work").len(), 2);
     std::thread::sleep(Duration::from_millis(50));
     let before = threads("vionet-work");
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_secs(10));
     assert_eq!(threads("vionet-work"), before, "idle pairs wake nobody");
     drop(guests);
     assert_eq!(threads("vionet-work").len(), 0);
