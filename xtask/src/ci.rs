@@ -2,6 +2,7 @@
 //!
 //! A failed step does not hide the ones after it: all run, and the end says how each came out.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::shell::{self, Result, cargo};
@@ -115,16 +116,14 @@ fn clippy() -> Result {
 }
 
 fn no_cargo_deny() -> Option<String> {
-    let found = shell::output(&mut cargo(&["deny", "--version"]));
-    match found {
-        Ok(version) if version.status.success() => None,
-        _ => Some("cargo-deny is not here; `cargo install cargo-deny` brings it".into()),
-    }
+    let missing = setup::cargo_deny().is_none();
+    missing.then(|| "cargo-deny is not here; `cargo xtask setup` builds it".into())
 }
 
 /// Advisories need the network and change by themselves, so they are no part of this.
 fn deny() -> Result {
-    shell::run(&mut cargo(&["deny", "check", "bans", "licenses", "sources"]))
+    let program = setup::cargo_deny().unwrap_or_else(|| "cargo-deny".into());
+    shell::run(Command::new(program).args(["check", "bans", "licenses", "sources"]))
 }
 
 fn tests() -> Result {

@@ -2,7 +2,7 @@
 //!
 //! [`NEEDS`] is the only list; installing, complaining and the README's sentence all come from it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::shell::{self, Result};
@@ -55,8 +55,32 @@ const NEEDS: &[Need] = &[
     Need { package: "g++", purpose: "the fuzzing engine", present: || shell::has_program("g++") },
 ];
 
+/// The judge of dependencies, which Debian does not have; built once, in two minutes.
+const DENY: &str = "cargo-deny";
+const DENY_VERSION: &str = "0.20.2";
+
+/// Where it is: on the path, or built beside everything else.
+pub(crate) fn cargo_deny() -> Option<PathBuf> {
+    if shell::has_program(DENY) {
+        return Some(DENY.into());
+    }
+    Some(shell::target_dir().join("tools/bin").join(DENY)).filter(|path| path.exists())
+}
+
 /// Installs what is missing; quick when nothing is.
 pub(crate) fn run() -> Result {
+    packages()?;
+    if cargo_deny().is_some() {
+        return Ok(());
+    }
+    println!("building {DENY} {DENY_VERSION}");
+    let tools = shell::target_dir().join("tools");
+    let mut install = shell::cargo(&["install", DENY, "--locked", "--version", DENY_VERSION]);
+    install.arg("--root").arg(&tools).arg("--target-dir").arg(tools.join("build"));
+    shell::run(&mut install)
+}
+
+fn packages() -> Result {
     let missing = missing();
     if missing.is_empty() {
         println!("everything the tests need is here");
