@@ -123,7 +123,9 @@ fn no_cargo_deny() -> Option<String> {
 /// Advisories need the network and change by themselves, so they are no part of this.
 fn deny() -> Result {
     let program = setup::cargo_deny().unwrap_or_else(|| "cargo-deny".into());
-    shell::run(Command::new(program).args(["check", "bans", "licenses", "sources"]))
+    let mut check = Command::new(program);
+    check.current_dir(shell::root()).args(["check", "bans", "licenses", "sources"]);
+    shell::run(&mut check)
 }
 
 fn tests() -> Result {
