@@ -223,6 +223,13 @@ impl<'h> Segments<'h> {
 }
 
 impl Segment {
+    /// Its payload in the frame that was cut.
+    #[must_use]
+    pub fn payload_in<'f>(&self, frame: &'f [u8]) -> &'f [u8] {
+        let end = self.payload.saturating_add(self.payload_len);
+        frame.get(self.payload..end).unwrap_or(&[])
+    }
+
     /// What the segment asks for as it was written: the checksum to be completed.
     #[must_use]
     pub const fn request(&self) -> Request {

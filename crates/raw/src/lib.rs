@@ -41,5 +41,5 @@ pub mod host;
 pub use memory::{
     AddressSpace, Descriptor, GuestAddr, MapError, MemoryMap, PackedDescriptor, PackedDescriptors,
     Pushed, ReadSpan, Region, SharedIndex, SharedRing, SpanStore, UsedElem, UserAddr, WriteSpan,
-    copy_behind, copy_in, copy_out, copy_through,
+    copy_behind, copy_in, copy_out,
 };

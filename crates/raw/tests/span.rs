@@ -13,8 +13,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use vionet_raw::host::mmap::Mapping;
 use vionet_raw::{
-    AddressSpace, GuestAddr, MemoryMap, Pushed, ReadSpan, SpanStore, UserAddr, WriteSpan, copy_in,
-    copy_out, copy_through,
+    AddressSpace, GuestAddr, MemoryMap, Pushed, ReadSpan, SpanStore, UserAddr, WriteSpan,
+    copy_behind, copy_in, copy_out,
 };
 
 const PAGE: u64 = 4096;
@@ -151,6 +151,7 @@ proptest! {
     fn bytes_go_through_from_any_spans_to_any_others(
         from in prop::collection::vec(0..200_usize, 0..6),
         to in prop::collection::vec(0..200_usize, 0..6),
+        skip in prop_oneof![Just(0), 0..300_usize],
     ) {
         let bytes: Vec<u8> = (0..from.iter().sum::<usize>()).map(|at| byte_at(at as u64)).collect();
         let mut rest = &bytes[..];
@@ -161,11 +162,15 @@ proptest! {
         }).collect();
         let mut rooms: Vec<Vec<u8>> = to.iter().map(|len| vec![0xee; *len]).collect();
         let targets: Vec<_> = rooms.iter_mut().map(|room| WriteSpan::local(room)).collect();
-        let moved = copy_through(&source, &targets);
+        let moved = copy_behind(&source, &targets, skip);
         let room = rooms.concat();
-        prop_assert_eq!(moved, bytes.len().min(room.len()));
-        prop_assert_eq!(&room[..moved], &bytes[..moved]);
-        prop_assert!(room[moved..].iter().all(|byte| *byte == 0xee));
+        let end = skip + moved;
+        prop_assert_eq!(moved, bytes.len().min(room.len()).saturating_sub(skip));
+        if moved > 0 {
+            prop_assert_eq!(&room[skip..end], &bytes[skip..end]);
+        }
+        let untouched = |at: usize| at < skip || at >= end;
+        prop_assert!((0..room.len()).all(|at| !untouched(at) || room[at] == 0xee));
     }
 
     #[test]
@@ -205,7 +210,7 @@ fn one_page_posted_as_source_and_target_may_overlap() {
     let mut store = SpanStore::<2>::new(memory());
     assert_eq!(store.push(GuestAddr(BASE), 100), Pushed::Added(1));
     assert_eq!(store.push(GuestAddr(BASE + 10), 100), Pushed::Added(1));
-    assert_eq!(copy_through(store.readable(0, 1), store.writable(1, 1)), 100);
+    assert_eq!(copy_behind(store.readable(0, 1), store.writable(1, 1), 0), 100);
     assert_eq!(all(store.readable(1, 1)), bytes_at(BASE, 100));
 }
 

@@ -36,5 +36,5 @@ pub use judge::{Broken, Judged, judge};
 pub use packed::PackedDriver;
 pub use probe::{Probe, Reach};
 pub use ram::GuestRam;
-pub use random::Random;
+pub use random::{Random, each_seed};
 pub use split::{Arrangement, Buffer, SplitDriver, Used};

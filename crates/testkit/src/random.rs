@@ -35,3 +35,16 @@ impl Random {
         choices[self.below(choices.len() as u64) as usize]
     }
 }
+
+/// Lives through each of `count` seeds; one that goes wrong is named.
+///
+/// # Panics
+/// As `life` does.
+pub fn each_seed(count: u64, life: impl Fn(u64) + std::panic::RefUnwindSafe) {
+    for seed in 0..count {
+        if let Err(panic) = std::panic::catch_unwind(|| life(seed)) {
+            eprintln!("the life of seed {seed} went wrong");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}

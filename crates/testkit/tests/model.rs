@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use proptest::prelude::*;
 use vionet_queue::{Armed, Cursor, DeviceReads, DeviceWrites, Published};
-use vionet_testkit::{Arrangement, Buffer, GuestRam, Probe, Random, Reach, SplitDriver};
+use vionet_testkit::{Arrangement, Buffer, GuestRam, Probe, Random, Reach, SplitDriver, each_seed};
 
 const RING: u64 = 0x10_0000;
 const BUFFERS: u64 = 0x4000;
@@ -264,16 +264,10 @@ fn simulate<D: Reach>(seed: u64, steps: u32) {
 /// Five million steps of driver and device, each life a seed that can be lived again.
 #[test]
 fn millions_of_steps_by_seed() {
-    for seed in 0..1000_u64 {
-        let life = || match seed % 2 {
-            0 => simulate::<DeviceReads>(seed, 5_000),
-            _ => simulate::<DeviceWrites>(seed, 5_000),
-        };
-        if let Err(panic) = std::panic::catch_unwind(life) {
-            eprintln!("the life of seed {seed} went wrong");
-            std::panic::resume_unwind(panic);
-        }
-    }
+    each_seed(1000, |seed| match seed % 2 {
+        0 => simulate::<DeviceReads>(seed, 5_000),
+        _ => simulate::<DeviceWrites>(seed, 5_000),
+    });
 }
 
 #[test]

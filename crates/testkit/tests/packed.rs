@@ -20,7 +20,7 @@ use vionet_queue::{
     QueueSetup, RingFeatures,
 };
 use vionet_raw::{GuestAddr, copy_out};
-use vionet_testkit::{Buffer, GuestRam, PackedDriver, Random};
+use vionet_testkit::{Buffer, GuestRam, PackedDriver, Random, each_seed};
 
 const RING: u64 = 0x10_0000;
 const BUFFERS: u64 = 0x4000;
@@ -337,16 +337,10 @@ fn simulate<D: Side>(seed: u64, steps: u32) {
 /// Five million steps of driver and device, each life a seed that can be lived again.
 #[test]
 fn millions_of_steps_by_seed() {
-    for seed in 0..1000_u64 {
-        let life = || match seed % 2 {
-            0 => simulate::<DeviceReads>(seed, 5_000),
-            _ => simulate::<DeviceWrites>(seed, 5_000),
-        };
-        if let Err(panic) = std::panic::catch_unwind(life) {
-            eprintln!("the life of seed {seed} went wrong");
-            std::panic::resume_unwind(panic);
-        }
-    }
+    each_seed(1000, |seed| match seed % 2 {
+        0 => simulate::<DeviceReads>(seed, 5_000),
+        _ => simulate::<DeviceWrites>(seed, 5_000),
+    });
 }
 
 fn run<D: Side>(moves: Vec<Move>, size: u16, features: RingFeatures, slot: u16, wrap: bool) {

@@ -2,7 +2,7 @@
 
 use vionet_raw::{
     Descriptor, GuestAddr, Pushed, ReadSpan, SharedIndex, SharedRing, SpanStore, WriteSpan,
-    copy_in, copy_out, copy_through,
+    copy_behind, copy_in, copy_out,
 };
 
 /// One buffer of a chain: translated, and added to the spans of its batch.
@@ -31,7 +31,7 @@ pub extern "C" fn gate_copies(
     offset: usize,
     bytes: &mut [u8],
 ) -> usize {
-    copy_out(from, offset, bytes) ^ copy_in(to, offset, bytes) ^ copy_through(from, to)
+    copy_out(from, offset, bytes) ^ copy_in(to, offset, bytes) ^ copy_behind(from, to, offset)
 }
 
 /// A cell of a shared ring at any index, and an index beside it.

@@ -10,7 +10,7 @@ use vionet::endpoint::{
 use vionet::stats::DropReason;
 use vionet_frame::checksum::{Sum, complete};
 use vionet_frame::header::{Offloads, Request};
-use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segment, Segments};
+use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments};
 use vionet_raw::{ReadSpan, copy_out};
 use vionet_spec::net::FRAME_MAX;
 
@@ -181,7 +181,7 @@ fn hand_over(
 fn cut(sink: &mut RxSink<'_>, whole: &[u8], mut segments: Segments<'_>, can: Offloads) {
     let mut headers = [0; SEGMENT_HEADERS_MAX];
     while let Some(segment) = segments.next_into(&mut headers) {
-        let payload = payload_of(whole, &segment);
+        let payload = segment.payload_in(whole);
         let request = if can.contains(Offloads::CSUM) {
             segment.request()
         } else {
@@ -198,11 +198,6 @@ fn cut(sink: &mut RxSink<'_>, whole: &[u8], mut segments: Segments<'_>, can: Off
             return;
         }
     }
-}
-
-fn payload_of<'f>(frame: &'f [u8], segment: &Segment) -> &'f [u8] {
-    let end = segment.payload.saturating_add(segment.payload_len);
-    frame.get(segment.payload..end).unwrap_or(&[])
 }
 
 /// A guest without room loses the frame; what is dropped for another reason is counted already.

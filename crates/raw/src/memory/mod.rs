@@ -8,9 +8,7 @@ mod span;
 pub use map::{AddressSpace, GuestAddr, MapError, MemoryMap, Region, UserAddr};
 pub use packed::{PackedDescriptor, PackedDescriptors};
 pub use ring::{Cell, Descriptor, SharedIndex, SharedRing, UsedElem};
-pub use span::{
-    Pushed, ReadSpan, SpanStore, WriteSpan, copy_behind, copy_in, copy_out, copy_through,
-};
+pub use span::{Pushed, ReadSpan, SpanStore, WriteSpan, copy_behind, copy_in, copy_out};
 
 /// Brings the cache line at `at` closer, where the target has an instruction for it.
 #[inline]

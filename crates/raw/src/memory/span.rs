@@ -205,13 +205,8 @@ pub fn copy_in(spans: &[WriteSpan<'_>], offset: usize, bytes: &[u8]) -> usize {
     done
 }
 
-/// Copies all of `from` into `to`, guest memory to guest memory; returns the bytes copied.
-#[inline]
-pub fn copy_through(from: &[ReadSpan<'_>], to: &[WriteSpan<'_>]) -> usize {
-    copy_behind(from, to, 0)
-}
-
-/// The same for what is behind the first `skip` bytes of both; returns the bytes copied.
+/// Copies what is behind the first `skip` bytes of `from` to behind the first `skip` bytes of `to`,
+/// guest memory to guest memory; returns the bytes copied.
 #[inline]
 pub fn copy_behind(from: &[ReadSpan<'_>], to: &[WriteSpan<'_>], skip: usize) -> usize {
     let (mut from_skip, mut to_skip) = (skip, skip);

@@ -113,7 +113,7 @@ impl Lower {
                 let request = if can.contains(Offloads::CSUM) {
                     segment.request()
                 } else {
-                    segment.complete(&mut headers, Sum::of(payload_of(whole, &segment)));
+                    segment.complete(&mut headers, Sum::of(segment.payload_in(whole)));
                     Request::default()
                 };
                 let Some((bytes, behind)) = lay_out(rest, &headers, whole, &segment) else { break };
@@ -143,11 +143,6 @@ impl Lower {
     }
 }
 
-fn payload_of<'f>(frame: &'f [u8], segment: &Segment) -> &'f [u8] {
-    let end = segment.payload.saturating_add(segment.payload_len);
-    frame.get(segment.payload..end).unwrap_or(&[])
-}
-
 /// Writes headers and payload of a segment to the front of `room`; returns them and the rest.
 fn lay_out<'r>(
     room: &'r mut [u8],
@@ -156,7 +151,7 @@ fn lay_out<'r>(
     segment: &Segment,
 ) -> Option<(&'r [u8], &'r mut [u8])> {
     let headers = headers.get(..segment.header_len)?;
-    let payload = payload_of(frame, segment);
+    let payload = segment.payload_in(frame);
     let len = headers.len().checked_add(payload.len())?;
     let (bytes, behind) = room.split_at_mut_checked(len)?;
     let (front, back) = bytes.split_at_mut_checked(headers.len())?;
