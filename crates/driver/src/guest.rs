@@ -163,7 +163,6 @@ impl Guest {
     /// Lets the stack work once and sleeps until something happens.
     pub(crate) fn turn(&mut self) -> Result<(), GuestError> {
         let now = self.now();
-        self.link.begin_round();
         let result = self.interface.poll(now, &mut self.link, &mut self.sockets);
         self.link.nic.flush();
         if let Some(error) = self.link.failed.take() {

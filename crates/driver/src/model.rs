@@ -1,6 +1,10 @@
-//! For tests: the device's side of a ring, honest or not, in the driver's own memory.
+//! For tests: a back-end that only nods, and the device's side of a ring, honest or not, in the
+//! driver's own memory.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::thread;
 
 use vionet_raw::{
     AddressSpace, Descriptor, GuestAddr, SharedIndex, SharedRing, UsedElem, UserAddr,
@@ -69,4 +73,27 @@ impl Device {
     pub(crate) fn arm(&mut self) {
         self.avail_event.store(self.next_avail);
     }
+}
+
+/// A back-end that offers `features` and agrees to everything, until the session ends.
+pub(crate) fn nodding(features: u64) -> UnixStream {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    thread::spawn(move || {
+        let mut header = [0; 12];
+        while theirs.read_exact(&mut header).is_ok() {
+            let word = |at: usize| u32::from_ne_bytes(*header[at..].first_chunk().unwrap());
+            theirs.read_exact(&mut vec![0; word(8) as usize]).unwrap();
+            let number = match word(0) {
+                1 => features | 1 << 30,
+                15 => 1 << 3,
+                _ => 0,
+            };
+            if matches!(word(0), 1 | 11 | 15) || word(4) & 8 != 0 {
+                let head = [word(0), 5, 8].into_iter().flat_map(u32::to_ne_bytes);
+                let answer: Vec<u8> = head.chain(number.to_ne_bytes()).collect();
+                theirs.write_all(&answer).unwrap();
+            }
+        }
+    });
+    ours
 }

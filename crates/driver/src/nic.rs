@@ -364,4 +364,22 @@ fn leave_open(frame: &mut [u8]) -> NetHeader {
 }
 
 #[cfg(test)]
+impl Nic {
+    /// Where the receive and the transmit ring are.
+    pub(crate) fn places(&self) -> [&crate::front_end::RingPlace; 2] {
+        [self.rx.place(), self.tx.place()]
+    }
+
+    /// The memory that both sides see.
+    pub(crate) fn space(&self) -> &std::sync::Arc<vionet_raw::AddressSpace> {
+        &self.memory.space
+    }
+
+    /// What the device writes.
+    pub(crate) fn play(&mut self, at: u64, bytes: &[u8]) {
+        self.memory.write(at, bytes).unwrap();
+    }
+}
+
+#[cfg(test)]
 mod tests;

@@ -2,6 +2,11 @@
 //!
 //! Descriptor `i` always describes buffer `i`, so nothing is chained and a used id names its
 //! buffer; the device's word for it is checked all the same.
+//!
+//! ```text
+//!   next_used        published        next_avail       positions, modulo 2^16
+//!       |  the device's  |  lent, unseen  |
+//! ```
 
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
@@ -14,7 +19,6 @@ use crate::front_end::RingPlace;
 use crate::memory::{GUEST_BASE, USER_BASE};
 
 pub(crate) struct Ring {
-    size: u16,
     writable: bool,
     descriptors: SharedRing<Descriptor>,
     avail_idx: SharedIndex,
@@ -55,7 +59,6 @@ impl Ring {
         let behind = |at: u64, entry: u64| entries.saturating_mul(entry).saturating_add(at);
         let user = |at: u64| at.wrapping_sub(GUEST_BASE).wrapping_add(USER_BASE);
         Ok(Self {
-            size,
             writable,
             descriptors: space.ring(GuestAddr(at), size).ok_or_else(short)?,
             avail_idx: index(avail, IDX_OFFSET)?,
@@ -110,7 +113,9 @@ impl Ring {
         if ready == 0 {
             return Ok(None);
         }
-        if ready > self.size {
+        // Each buffer is one chain, so no more can be used than was published: a device cannot go
+        // round and round between two of our publications.
+        if ready > self.published.wrapping_sub(self.next_used) {
             return Err(GuestError::Device("used.idx jumps"));
         }
         let UsedElem { id, len } = self.used_ring.load(self.next_used);
@@ -180,6 +185,8 @@ mod tests {
         device.arm();
         ring.lend(5, place(5), 1);
         assert!(ring.publish(), "the device sleeps");
+        ring.lend(6, place(6), 1);
+        assert!(!ring.publish(), "it has been kicked");
         assert!(!ring.arm(), "nothing is used yet");
         device.put(0, 1);
         assert!(device.publish(), "the driver sleeps");
@@ -193,7 +200,7 @@ mod tests {
         let (_memory, mut ring, device) = pair(true);
         ring.lend(0, place(0), 1);
         ring.publish();
-        for jump in [SIZE + 1, 0x8000, u16::MAX] {
+        for jump in [2, SIZE, SIZE + 1, 0x8000, u16::MAX] {
             device.used_idx.store_release(jump);
             assert!(matches!(ring.used(), Err(GuestError::Device("used.idx jumps"))), "{jump}");
         }
@@ -212,9 +219,26 @@ mod tests {
     }
 
     #[test]
+    fn a_buffer_that_is_not_published_yet_cannot_be_used() {
+        let (_memory, mut ring, mut device) = pair(true);
+        ring.lend(0, place(0), 1);
+        ring.publish();
+        device.put(0, 1);
+        device.put(0, 1);
+        device.used_idx.store_release(1);
+        assert_eq!(ring.used().unwrap(), Some((0, 1)));
+        ring.lend(0, place(0), 1);
+        device.publish();
+        assert!(matches!(ring.used(), Err(GuestError::Device("used.idx jumps"))));
+        ring.publish();
+        assert_eq!(ring.used().unwrap(), Some((0, 1)));
+    }
+
+    #[test]
     fn a_buffer_used_twice_is_an_error() {
         let (_memory, mut ring, mut device) = pair(true);
         ring.lend(0, place(0), 1);
+        ring.lend(1, place(1), 1);
         ring.publish();
         device.put(0, 1);
         device.put(0, 1);

@@ -7,10 +7,10 @@ use crate::discovery::Heard;
 use crate::error::GuestError;
 use crate::nic::{FRAME_MAX, Nic, Received};
 
-/// Frames that are taken before the guest looks at its clock and its sockets again.
-const BUDGET: u16 = 512;
-
 /// A [`Nic`] as smoltcp wants its devices. What goes wrong below is kept for the guest to find.
+///
+/// smoltcp takes frames until there are none. A device that always has one more does not keep it
+/// for ever: buffers that are read go back only with [`Nic::flush`], so a round takes one ringful.
 pub(crate) struct Link {
     pub(crate) nic: Nic,
     pub(crate) failed: Option<GuestError>,
@@ -18,7 +18,6 @@ pub(crate) struct Link {
     pub(crate) mtu: u16,
     /// What frames say that smoltcp does not tell; read while the guest wants to know.
     pub(crate) heard: Option<Heard>,
-    budget: u16,
     arrived: Box<[u8]>,
     leaving: Box<[u8]>,
 }
@@ -27,19 +26,13 @@ impl Link {
     pub(crate) fn new(nic: Nic, mtu: u16) -> Self {
         let room = || vec![0; FRAME_MAX].into_boxed_slice();
         let (arrived, leaving) = (room(), room());
-        Self { nic, failed: None, mtu, heard: None, budget: 0, arrived, leaving }
-    }
-
-    /// Lets the next round begin; a device that never has enough does not keep it for ever.
-    pub(crate) fn begin_round(&mut self) {
-        self.budget = BUDGET;
+        Self { nic, failed: None, mtu, heard: None, arrived, leaving }
     }
 
     /// The length of the next good frame, in `arrived`. Nothing is taken that could not be
     /// answered.
     fn next(&mut self) -> Result<Option<usize>, GuestError> {
-        while self.budget > 0 && self.nic.can_send()? {
-            self.budget = self.budget.saturating_sub(1);
+        while self.nic.can_send()? {
             match self.nic.receive(&mut self.arrived)? {
                 Received::Frame(len) => return Ok(Some(len)),
                 Received::Damaged => {}
@@ -118,5 +111,38 @@ impl smoltcp::phy::TxToken for Leaving<'_> {
             *self.failed = Some(error);
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::front_end::FrontEnd;
+    use crate::model::{Device as Other, nodding};
+
+    #[test]
+    fn a_frame_that_could_not_be_answered_waits() {
+        let nic = Nic::over(FrontEnd::over(nodding(u64::MAX)).unwrap()).unwrap();
+        let mut link = Link::new(nic, 1500);
+        let (mut rx, mut tx) = {
+            let [rx, tx] = link.nic.places();
+            (Other::of(link.nic.space(), rx), Other::of(link.nic.space(), tx))
+        };
+        while let Some(leaving) = link.transmit(Instant::ZERO) {
+            smoltcp::phy::TxToken::consume(leaving, 60, |frame| frame.fill(0));
+        }
+        link.nic.flush();
+        let (id, descriptor) = rx.take().unwrap();
+        let mut header = [0; 12];
+        header[10] = 1;
+        link.nic.play(descriptor.addr, &header);
+        rx.put(id.into(), 72);
+        rx.publish();
+        assert!(link.receive(Instant::ZERO).is_none());
+        let (id, _) = tx.take().unwrap();
+        tx.put(id.into(), 0);
+        tx.publish();
+        assert!(link.receive(Instant::ZERO).is_some());
+        assert!(link.failed.is_none());
     }
 }

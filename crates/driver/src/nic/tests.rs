@@ -1,36 +1,9 @@
 //! The card against a back-end that only nods, and a device that we play ourselves.
 
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::thread;
-
 use super::*;
-use crate::model::Device;
+use crate::model::{Device, nodding};
 
 const ALL: u64 = 1 | 2 | 1 << 7 | 1 << 8 | 1 << 15 | 1 << 29 | 1 << 32;
-
-/// A back-end that offers `features` and agrees to everything, until the session ends.
-fn nodding(features: u64) -> UnixStream {
-    let (ours, mut theirs) = UnixStream::pair().unwrap();
-    thread::spawn(move || {
-        let mut header = [0; 12];
-        while theirs.read_exact(&mut header).is_ok() {
-            let word = |at: usize| u32::from_ne_bytes(*header[at..].first_chunk().unwrap());
-            theirs.read_exact(&mut vec![0; word(8) as usize]).unwrap();
-            let number = match word(0) {
-                1 => features | 1 << 30,
-                15 => 1 << 3,
-                _ => 0,
-            };
-            if matches!(word(0), 1 | 11 | 15) || word(4) & 8 != 0 {
-                let head = [word(0), 5, 8].into_iter().flat_map(u32::to_ne_bytes);
-                let answer: Vec<u8> = head.chain(number.to_ne_bytes()).collect();
-                theirs.write_all(&answer).unwrap();
-            }
-        }
-    });
-    ours
-}
 
 struct Bench {
     nic: Nic,
