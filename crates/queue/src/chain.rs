@@ -129,6 +129,7 @@ pub struct Batch<D: Direction> {
     first: usize,
     end: usize,
     lead: u32,
+    cramped: bool,
     direction: PhantomData<D>,
 }
 
@@ -160,7 +161,7 @@ impl<D: Direction> Batch<D> {
     pub fn new(space: Arc<AddressSpace>, lead: u32) -> Self {
         let rows = Box::new([Row::default(); ROWS_MAX]);
         let store = SpanStore::new(space);
-        Self { store, rows, first: 0, end: 0, lead, direction: PhantomData }
+        Self { store, rows, first: 0, end: 0, lead, cramped: false, direction: PhantomData }
     }
 
     /// How many chains the batch holds.
@@ -175,6 +176,17 @@ impl<D: Direction> Batch<D> {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.end == self.first
+    }
+
+    /// Whether the last take left chains in the queue for want of room here. What the driver has
+    /// posted since does not count.
+    #[must_use]
+    pub fn is_cramped(&self) -> bool {
+        self.cramped
+    }
+
+    pub(crate) fn set_cramped(&mut self, cramped: bool) {
+        self.cramped = cramped;
     }
 
     /// The chain at `index`, oldest first. It is good until the batch is taken into or put from.

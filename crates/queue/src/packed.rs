@@ -136,12 +136,13 @@ impl PackedRing {
         is_available(self.descriptors.flags(self.avail.slot), self.avail.wrap)
     }
 
+    /// True when lists were left for want of room in the batch.
     #[inline]
     pub(crate) fn take<D: Direction>(
         &mut self,
         limit: usize,
         batch: &mut Batch<D>,
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         let mut left = limit;
         while left > 0 && batch.has_free_row() {
             let singles = self.take_singles(left, batch);
@@ -152,7 +153,7 @@ impl PackedRing {
             let Place { slot, wrap } = self.avail;
             let flags = self.descriptors.flags(slot);
             if !is_available(flags, wrap) {
-                break;
+                return Ok(false);
             }
             let first = self.descriptors.load(slot);
             // The driver may not make a slot available again that it has not got back.
@@ -177,7 +178,7 @@ impl PackedRing {
             }
             left = left.wrapping_sub(1);
         }
-        Ok(())
+        Ok(left > 0)
     }
 
     /// Slots that the driver may make available.
@@ -346,10 +347,8 @@ impl PackedRing {
 
     #[inline]
     pub(crate) fn disarm(&mut self) {
-        // A place that has been passed is not reached again for two laps: no need to say more.
-        if !self.event_idx {
-            self.set_wish(EVENT_FLAGS_DISABLE);
-        }
+        // Also with a place: one that is passed comes round again, and none is said at first.
+        self.set_wish(EVENT_FLAGS_DISABLE);
     }
 
     #[inline]

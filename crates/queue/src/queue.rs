@@ -64,7 +64,10 @@ impl Queue {
         let taken = into.len().saturating_sub(before);
         self.held = self.held.saturating_add(taken);
         match result {
-            Ok(()) => Ok(taken),
+            Ok(cramped) => {
+                into.set_cramped(cramped);
+                Ok(taken)
+            }
             Err(fault) => {
                 self.fault = Some(fault);
                 Err(fault)

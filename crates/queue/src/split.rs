@@ -128,13 +128,14 @@ impl SplitRing {
         self.waiting(1) > 0
     }
 
+    /// True when chains were left for want of room in the batch.
     #[inline]
     pub(crate) fn take<D: Direction>(
         &mut self,
         limit: usize,
         held: usize,
         batch: &mut Batch<D>,
-    ) -> Result<(), Fault> {
+    ) -> Result<bool, Fault> {
         let waiting = self.waiting(limit);
         if waiting.saturating_add(held) > usize::from(self.size) {
             return Err(Fault::IndexJump);
@@ -164,7 +165,7 @@ impl SplitRing {
             self.next_avail = self.next_avail.wrapping_add(1);
             left = left.wrapping_sub(1);
         }
-        Ok(())
+        Ok(left > 0)
     }
 
     /// Chains of one buffer, as they mostly are, up to the first other one. A head outside is not

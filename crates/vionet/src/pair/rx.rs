@@ -240,11 +240,11 @@ impl<'a> RxSink<'a> {
     /// Whether more buffers would not help: the stock is full, the guest has posted all it can, or
     /// a frame may have one buffer only and this one is too small.
     #[cold]
-    fn is_hopeless(&mut self) -> bool {
+    fn is_hopeless(&self) -> bool {
         let spare = self.batch.len().saturating_sub(self.next);
         let all_posted = spare >= usize::from(self.queue.size());
         let too_small = !self.plan.mergeable && spare > 0;
-        all_posted || too_small || self.queue.has_work()
+        all_posted || too_small || self.batch.is_cramped()
     }
 
     /// The first and last chain of a window of `want` bytes.
