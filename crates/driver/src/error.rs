@@ -7,7 +7,7 @@ use std::{fmt, io};
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum GuestError {
-    /// The options of the guest contradict the standards.
+    /// The options contradict themselves or the standards.
     Options(&'static str),
     /// The back-end's socket cannot be reached.
     Connect(io::Error),
@@ -34,7 +34,7 @@ pub enum GuestError {
 impl fmt::Display for GuestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Options(what) => write!(f, "the guest's options: {what}"),
+            Self::Options(what) => write!(f, "the options: {what}"),
             Self::Connect(cause) => write!(f, "the back-end cannot be reached: {cause}"),
             Self::Socket(cause) => write!(f, "the connection to the back-end failed: {cause}"),
             Self::Closed => f.write_str("the back-end has closed the connection"),

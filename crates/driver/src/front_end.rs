@@ -61,11 +61,13 @@ const NAP: Duration = Duration::from_millis(2);
 pub struct RingPlace {
     /// Number of entries.
     pub size: u16,
-    /// Descriptor table.
+    /// The position to begin at, as the messages write it: of a packed ring both wrap counters.
+    pub base: u32,
+    /// Descriptor area.
     pub descriptors: u64,
-    /// Available ring.
+    /// Available ring, or the driver's event suppression.
     pub avail: u64,
-    /// Used ring.
+    /// Used ring, or the device's event suppression.
     pub used: u64,
 }
 
@@ -177,7 +179,7 @@ impl FrontEnd {
         }
     }
 
-    /// Configures ring `index` and kicks it into life at position 0.
+    /// Configures ring `index` and starts it.
     ///
     /// # Errors
     /// When the back-end refuses any of it.
@@ -190,7 +192,7 @@ impl FrontEnd {
         let state = |number: u32| [index, number].map(u32::to_ne_bytes).concat();
         let size = u32::from(place.size);
         self.tell(SET_VRING_NUM, "SET_VRING_NUM", &state(size), &[])?;
-        self.tell(SET_VRING_BASE, "SET_VRING_BASE", &state(0), &[])?;
+        self.tell(SET_VRING_BASE, "SET_VRING_BASE", &state(place.base), &[])?;
         let addresses = [place.descriptors, place.used, place.avail, 0];
         let addresses = addresses.into_iter().flat_map(u64::to_ne_bytes);
         let payload: Vec<u8> = state(0).into_iter().chain(addresses).collect();
@@ -212,6 +214,13 @@ impl FrontEnd {
         let answer = self.receive(GET_VRING_BASE, "GET_VRING_BASE")?;
         let [_, _, _, _, n0, n1, ..] = answer;
         Ok(u16::from_ne_bytes([n0, n1]))
+    }
+
+    /// The process at the other end, where the system tells.
+    #[must_use]
+    pub fn peer_process(&self) -> Option<u32> {
+        let credentials = rustix::net::sockopt::socket_peercred(&self.socket).ok()?;
+        u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
     }
 
     fn ask(&mut self, id: u32, name: &'static str) -> Result<u64, GuestError> {
@@ -365,7 +374,7 @@ mod tests {
         let file = vionet_raw::host::mmap::memory_file("front-end-test", 4096).unwrap();
         let fd = file.as_fd();
         end.set_memory(1 << 20, 7 << 40, 4096, fd).unwrap();
-        let place = RingPlace { size: 128, descriptors: 1, avail: 2, used: 3 };
+        let place = RingPlace { size: 128, base: 0, descriptors: 1, avail: 2, used: 3 };
         end.start_ring(1, &place, RingBells { kick: fd, call: fd, error: fd }).unwrap();
         assert_eq!(end.stop_ring(1).unwrap(), 77);
         drop(end);

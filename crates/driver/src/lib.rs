@@ -3,7 +3,10 @@
 //! ```text
 //!   Guest     lease, resolve, download, measure       guest.rs, probe.rs, transfer.rs
 //!     |       smoltcp is its TCP/IP stack             stack.rs, discovery.rs
-//!   Nic       frames through two queues               nic.rs, ring.rs
+//!   Nic       frames, their checksums                 nic.rs      load()   as many frames as
+//!     |                                                             |      go     load/
+//!     +-------------------------------------------------------------+
+//!   Port      two queues of either format             port.rs, ring/
 //!     |       in a memory file of its own             memory.rs
 //!   FrontEnd  messages on a Unix socket               front_end.rs
 //!     v
@@ -39,11 +42,13 @@ mod discovery;
 mod error;
 mod front_end;
 mod guest;
+mod load;
 mod memory;
 #[cfg(test)]
 mod model;
 mod nic;
 mod peer;
+mod port;
 mod probe;
 mod ring;
 mod stack;
@@ -52,6 +57,8 @@ mod transfer;
 pub use error::GuestError;
 pub use front_end::{FrontEnd, RingBells, RingPlace};
 pub use guest::{Autoconf, Guest, GuestOptions, Lease};
+pub use load::{Histogram, LoadOptions, LoadReport, Way, load};
 pub use nic::{FRAME_MAX, Nic, Received};
 pub use peer::{ADDRESSES, Content, NAME, Peer};
+pub use ring::RingFormat;
 pub use transfer::Direction;

@@ -14,6 +14,11 @@ pub(crate) const GUEST_BASE: u64 = 0x4000_0000;
 /// Where it starts in the front-end's address space.
 pub(crate) const USER_BASE: u64 = 0x7f00_0000_0000;
 
+/// Where the front-end has what is at guest address `at`.
+pub(crate) fn user_address(at: u64) -> u64 {
+    at.wrapping_sub(GUEST_BASE).wrapping_add(USER_BASE)
+}
+
 /// A guest's memory.
 pub(crate) struct Memory {
     pub(crate) file: OwnedFd,

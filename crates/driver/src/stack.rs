@@ -125,8 +125,9 @@ mod tests {
         let nic = Nic::over(FrontEnd::over(nodding(u64::MAX)).unwrap()).unwrap();
         let mut link = Link::new(nic, 1500);
         let (mut rx, mut tx) = {
-            let [rx, tx] = link.nic.places();
-            (Other::of(link.nic.space(), rx), Other::of(link.nic.space(), tx))
+            let port = link.nic.port();
+            let space = &port.memory.space;
+            (Other::of(space, port.rx.place()), Other::of(space, port.tx.place()))
         };
         while let Some(leaving) = link.transmit(Instant::ZERO) {
             smoltcp::phy::TxToken::consume(leaving, 60, |frame| frame.fill(0));
@@ -135,7 +136,7 @@ mod tests {
         let (id, descriptor) = rx.take().unwrap();
         let mut header = [0; 12];
         header[10] = 1;
-        link.nic.play(descriptor.addr, &header);
+        link.nic.port().memory.write(descriptor.addr, &header).unwrap();
         rx.put(id.into(), 72);
         rx.publish();
         assert!(link.receive(Instant::ZERO).is_none());

@@ -24,6 +24,7 @@ Examples:
   vionet serve --socket-path vm0.sock             a guest online, nothing else needed
   vionet serve --socket-path vm0.sock -t 2222:22  and ssh -p 2222 localhost into it
   vionet serve --socket-path vm0.sock --endpoint tap:tap0
+  vionet bench --socket vm0.sock                  how fast a back-end is
   vionet doctor                                   what works on this machine
 
 Exit codes: 0 ok, 1 failure while running, 2 usage, 3 bad configuration,
@@ -36,6 +37,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Show the whole path working, with a built-in guest or a real one
     Demo(DemoArgs),
+    /// Measure a vhost-user network back-end, this one or any other
+    Bench(BenchArgs),
     /// Say what works on this machine, and what to do about the rest
     Doctor(DoctorArgs),
 }
@@ -168,6 +171,138 @@ pub struct DemoArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 2)]
     pub seconds: u32,
 }
+
+/// Arguments of `vionet bench`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = BENCH_EXAMPLES)]
+pub struct BenchArgs {
+    /// The back-end to measure; several are measured in turn and compared with the first
+    #[arg(long, value_name = "PATH", required = true)]
+    pub socket: Vec<PathBuf>,
+    /// A second device of each back-end, where the frames come out: a switch or a forwarder
+    #[arg(long, value_name = "PATH")]
+    pub to: Vec<PathBuf>,
+    /// Which way frames go [default: transmit, or through the back-end with --to]
+    #[arg(long, value_enum, conflicts_with = "to")]
+    pub way: Option<WayArg>,
+    /// Rings to try
+    #[arg(
+        long,
+        value_name = "RING,...",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "split"
+    )]
+    pub ring: Vec<RingArg>,
+    /// Lengths of frames in bytes to try; A+B+C takes several in turn, imix is 7 of 64, 4 of 594
+    /// and 1 of 1518
+    #[arg(long, value_name = "BYTES,...", value_delimiter = ',', default_value = "64")]
+    pub size: Vec<FrameSizes>,
+    /// Entries of each queue
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub queue_size: u16,
+    /// The most frames that become visible at once
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    pub burst: u16,
+    /// Frames per second to offer [default: as many as the back-end takes]
+    #[arg(long, value_name = "N")]
+    pub rate: Option<u64>,
+    /// Seconds to measure, each time
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
+    pub seconds: f64,
+    /// How often to measure everything; the median is told, and the spread
+    #[arg(long, value_name = "N", default_value_t = NonZeroU16::MIN)]
+    pub rounds: NonZeroU16,
+    /// Write every byte of each frame and check it when it comes back; exit 1 if frames were lost,
+    /// changed, or came in another order
+    #[arg(long)]
+    pub verify: bool,
+    /// A frame takes one receive buffer, however long
+    #[arg(long)]
+    pub no_mergeable: bool,
+    /// Without suppression of notifications by index
+    #[arg(long)]
+    pub no_event_idx: bool,
+    /// Run the driver on this processor
+    #[arg(long, value_name = "N")]
+    pub cpu: Option<u16>,
+    /// Print JSON for machines
+    #[arg(long)]
+    pub json: bool,
+    /// Also draw the result into this file
+    #[arg(long, value_name = "FILE.svg")]
+    pub chart: Option<PathBuf>,
+}
+
+/// Which way frames go, seen from the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum WayArg {
+    /// Out; the back-end keeps them.
+    Transmit,
+    /// In; the back-end makes them.
+    Receive,
+    /// Out, and back by the same device.
+    Echo,
+}
+
+/// The layout of rings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum RingArg {
+    /// Split.
+    Split,
+    /// Split, buffers used in order.
+    SplitInorder,
+    /// Packed.
+    Packed,
+    /// Packed, buffers used in order.
+    PackedInorder,
+}
+
+/// Lengths of frames that are taken in turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameSizes {
+    /// As it was written.
+    pub name: String,
+    /// In bytes.
+    pub sizes: Vec<u32>,
+}
+
+impl FromStr for FrameSizes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || "take a length in bytes, as 64, several as 64+1518, or imix".to_owned();
+        let sizes = if text == "imix" {
+            // Seven, four and one, spread out.
+            vec![64, 594, 64, 64, 594, 64, 1518, 64, 594, 64, 64, 594]
+        } else {
+            let sizes: Result<_, _> = text.split('+').map(str::parse).collect();
+            sizes.map_err(|_| bad())?
+        };
+        Ok(Self { name: text.to_owned(), sizes })
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.01..=86_400.0).contains(seconds));
+    seconds.ok_or_else(|| "take 0.01 to 86400 seconds".to_owned())
+}
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  vionet bench --socket vm0.sock --ring split,packed --size 64,1518
+      how many frames the back-end takes: its endpoint keeps them (null)
+  vionet bench --socket vm0.sock --way echo --rate 100000
+      latency at 100 000 frames per second: its endpoint sends them back (echo)
+  vionet bench --socket vm0.sock --way echo --verify
+      every byte and the order of every frame
+  vionet bench --socket a.sock --to b.sock
+      through a switch: in by one device, out by the other
+  vionet bench --socket ours.sock --socket theirs.sock --rounds 5
+      two back-ends in turn, medians, and the ratio to the first
+
+The driver never sleeps and takes a processor of its own; give the back-end another. `idle` tells
+how often the driver found nothing to do: near 0 % it is the driver that is measured.";
 
 /// Arguments of `vionet doctor`.
 #[derive(Debug, Args)]
@@ -319,6 +454,19 @@ mod tests {
         assert_eq!("flood:64".parse(), Ok(EndpointSpec::Flood(64)));
         for bad in ["", "tap", "tap:", "tap-fd:x", "flood:", "user:1", "passt"] {
             assert!(bad.parse::<EndpointSpec>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn frame_lengths_are_read_and_nonsense_is_refused() {
+        let sizes = |text: &str| text.parse::<FrameSizes>().map(|sizes| sizes.sizes);
+        assert_eq!(sizes("64"), Ok(vec![64]));
+        assert_eq!(sizes("64+1518"), Ok(vec![64, 1518]));
+        let imix = sizes("imix").unwrap();
+        let count = |len| imix.iter().filter(|size| **size == len).count();
+        assert_eq!([count(64), count(594), count(1518)], [7, 4, 1]);
+        for bad in ["", "64+", "x", "-1"] {
+            assert!(sizes(bad).is_err(), "{bad}");
         }
     }
 

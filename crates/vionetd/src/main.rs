@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 use vionetd::cli::{Cli, Command, with_command};
-use vionetd::{demo, doctor, serve};
+use vionetd::{bench, demo, doctor, serve};
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(with_command(std::env::args_os()));
@@ -19,6 +19,10 @@ fn main() -> ExitCode {
         Command::Demo(args) => {
             log_to_stderr(0, true);
             demo::run(args)
+        }
+        Command::Bench(args) => {
+            log_to_stderr(0, true);
+            bench::run(args)
         }
         Command::Doctor(args) => {
             doctor::run(args.json);

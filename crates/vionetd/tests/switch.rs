@@ -9,72 +9,15 @@
     reason = "tests may stop"
 )]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+mod served;
+
+use std::path::Path;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use vionet_driver::{FRAME_MAX, Nic, Received};
 
-const PATIENCE: Duration = Duration::from_secs(10);
-
-struct Server {
-    child: Child,
-    folder: PathBuf,
-}
-
-impl Server {
-    /// Serves a device for each of `nics`, at the sockets `0`, `1`, ...
-    fn start(name: &str, nics: &[&str]) -> Self {
-        let folder = std::env::temp_dir().join(format!("vionet-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vionet"));
-        command.args(["serve", "--quiet"]);
-        for (index, nic) in nics.iter().enumerate() {
-            let path = folder.join(index.to_string());
-            command.args(["--nic", &format!("socket-path={},{nic}", path.display())]);
-        }
-        let child = command.stdin(Stdio::null()).spawn().unwrap();
-        let server = Self { child, folder };
-        let start = Instant::now();
-        while !(0..nics.len()).all(|index| server.socket(index).exists()) {
-            assert!(start.elapsed() < PATIENCE, "the server does not listen");
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        server
-    }
-
-    fn socket(&self, index: usize) -> PathBuf {
-        self.folder.join(index.to_string())
-    }
-
-    fn guest(&self, index: usize) -> Guest {
-        let mac = [2, 0, 0, 0, 0, u8::try_from(index).unwrap() + 1];
-        Guest { nic: Nic::attach(&self.socket(index)).unwrap(), mac, room: vec![0; FRAME_MAX] }
-    }
-
-    fn end(mut self) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        let start = Instant::now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(start.elapsed() < PATIENCE, "the server does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        assert!(status.success());
-        assert_eq!(std::fs::read_dir(&self.folder).unwrap().count(), 0, "no socket is left");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let (Ok(()) | Err(_)) = self.child.kill();
-        let (Ok(_) | Err(_)) = self.child.wait();
-        let (Ok(()) | Err(_)) = std::fs::remove_dir_all(&self.folder);
-    }
-}
+use served::{PATIENCE, Server};
 
 struct Guest {
     nic: Nic,
@@ -83,6 +26,11 @@ struct Guest {
 }
 
 impl Guest {
+    fn attach(server: &Server, index: usize) -> Self {
+        let mac = [2, 0, 0, 0, 0, u8::try_from(index).unwrap() + 1];
+        Self { nic: Nic::attach(&server.socket(index)).unwrap(), mac, room: vec![0; FRAME_MAX] }
+    }
+
     fn send(&mut self, to: [u8; 6], number: u16) {
         let mut frame: Vec<u8> = to.iter().chain(&self.mac).chain(&[0x88, 0xb5]).copied().collect();
         frame.extend(number.to_be_bytes());
@@ -126,7 +74,7 @@ fn nic(last: u8, more: &str) -> String {
 fn guests_of_one_process_talk_over_a_switch_and_outlive_each_other() {
     let (a, b, c) = (nic(1, ""), nic(2, ""), nic(3, ",isolated"));
     let server = Server::start("switch", &[&a, &b, &c, "endpoint=null"]);
-    let [mut a, mut b, mut c] = [0, 1, 2].map(|index| server.guest(index));
+    let [mut a, mut b, mut c] = [0, 1, 2].map(|index| Guest::attach(&server, index));
     for number in 0..500 {
         a.send(b.mac, number);
         assert_eq!(b.next(PATIENCE), Some(number));
@@ -145,7 +93,7 @@ fn guests_of_one_process_talk_over_a_switch_and_outlive_each_other() {
         a.send(c.mac, number);
         assert_eq!(c.next(PATIENCE), Some(number));
     }
-    let mut b = server.guest(1);
+    let mut b = Guest::attach(&server, 1);
     a.send(b.mac, 2000);
     assert_eq!(b.next(PATIENCE), Some(2000));
     server.end();

@@ -14,7 +14,7 @@ struct Bench {
 impl Bench {
     fn new(features: u64) -> Self {
         let nic = Nic::over(FrontEnd::over(nodding(features)).unwrap()).unwrap();
-        let device = Device::of(&nic.memory.space, nic.rx.place());
+        let device = Device::of(&nic.port.memory.space, nic.port.rx.place());
         Self { nic, device, room: vec![0; FRAME_MAX] }
     }
 
@@ -22,7 +22,7 @@ impl Bench {
     fn put(&mut self, bytes: &[u8], len: u32) {
         let (id, descriptor) = self.device.take().unwrap();
         assert_eq!((descriptor.len, descriptor.flags), (RX_LEN, 2));
-        self.nic.memory.write(descriptor.addr, bytes).unwrap();
+        self.nic.port.memory.write(descriptor.addr, bytes).unwrap();
         self.device.put(id.into(), len);
     }
 
@@ -143,13 +143,13 @@ fn lengths_that_cannot_be_are_errors() {
 #[test]
 fn a_frame_leaves_with_its_checksum_open() {
     let mut bench = Bench::new(ALL);
-    let mut device = Device::of(&bench.nic.memory.space, bench.nic.tx.place());
+    let mut device = Device::of(&bench.nic.port.memory.space, bench.nic.port.tx.place());
     bench.nic.send(&mut datagram()).unwrap();
     bench.nic.flush();
     let (_, descriptor) = device.take().unwrap();
     assert_eq!((descriptor.len, descriptor.flags), (12 + 46, 0));
     let mut sent = [0; 58];
-    bench.nic.memory.read(descriptor.addr, &mut sent).unwrap();
+    bench.nic.port.memory.read(descriptor.addr, &mut sent).unwrap();
     let sent_header = NetHeader::decode(sent.first_chunk().unwrap());
     let needs = NetHeader { flags: HDR_F_NEEDS_CSUM, csum_start: 34, csum_offset: 6, ..header() };
     assert_eq!(sent_header, NetHeader { num_buffers: 0, ..needs });
@@ -157,17 +157,17 @@ fn a_frame_leaves_with_its_checksum_open() {
     assert_eq!(sent[12 + 42..], datagram()[42..]);
     // Without CSUM it leaves as it is.
     let mut plain = Bench::new(ALL & !1);
-    let mut device = Device::of(&plain.nic.memory.space, plain.nic.tx.place());
+    let mut device = Device::of(&plain.nic.port.memory.space, plain.nic.port.tx.place());
     plain.nic.send(&mut datagram()).unwrap();
     plain.nic.flush();
-    plain.nic.memory.read(device.take().unwrap().1.addr, &mut sent).unwrap();
+    plain.nic.port.memory.read(device.take().unwrap().1.addr, &mut sent).unwrap();
     assert_eq!((&sent[..12], &sent[12..]), (&[0; 12][..], &datagram()[..]));
 }
 
 #[test]
 fn there_is_room_again_when_the_device_gives_it_back_unwritten() {
     let mut bench = Bench::new(ALL);
-    let mut device = Device::of(&bench.nic.memory.space, bench.nic.tx.place());
+    let mut device = Device::of(&bench.nic.port.memory.space, bench.nic.port.tx.place());
     let mut long = vec![0; FRAME_MAX + 1];
     for _ in 0..SIZE {
         assert!(bench.nic.can_send().unwrap());
@@ -202,13 +202,13 @@ fn what_cannot_be_done_without_is_missed_by_name() {
 fn a_wait_ends_with_the_call_the_time_the_error_or_the_session() {
     let mut bench = Bench::new(ALL);
     bench.nic.wait(Duration::ZERO).unwrap();
-    ring_bell(&bench.nic.call);
+    crate::port::ring_bell(&bench.nic.port.call);
     bench.nic.wait(Duration::from_secs(60)).unwrap();
-    ring_bell(&bench.nic.broken);
+    crate::port::ring_bell(&bench.nic.port.broken);
     let told = bench.nic.wait(Duration::from_secs(60));
     assert!(matches!(told, Err(GuestError::Device(_))), "{told:?}");
     let mut bench = Bench::new(ALL);
-    let hung_up = rustix::net::shutdown(&bench.nic.end, rustix::net::Shutdown::Both);
+    let hung_up = rustix::net::shutdown(&bench.nic.port.end, rustix::net::Shutdown::Both);
     hung_up.unwrap();
     assert!(matches!(bench.nic.wait(Duration::from_secs(60)), Err(GuestError::Closed)));
 }
