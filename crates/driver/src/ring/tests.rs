@@ -260,7 +260,9 @@ proptest! {
     /// Any device at all on a packed ring: an answer or an error, and no more back than was lent.
     #[test]
     fn whatever_a_packed_device_writes_is_an_answer_or_an_error(
-        writes in prop::collection::vec((0..8_u64, any::<u16>(), any::<u32>(), any::<u16>()), 0..40),
+        writes in prop::collection::vec(
+            (0..8_u64, any::<u16>(), any::<u32>(), any::<u16>()), 0..40,
+        ),
         in_order in any::<bool>(),
     ) {
         let mut memory = Memory::new(ring_bytes(SIZE)).unwrap();
