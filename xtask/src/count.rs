@@ -9,14 +9,14 @@ use crate::shell::{self, Result};
 
 /// Each case of `crates/vionet/benches/count.rs`, and the most instructions per frame it may take.
 const CASES: &[(&str, f64)] = &[
-    ("ring-split", 70.0),
-    ("ring-packed", 101.0),
-    ("ring-receive-split", 73.0),
-    ("ring-receive-packed", 101.0),
-    ("transmit-split", 162.0),
-    ("transmit-packed", 190.0),
-    ("receive-split", 214.0),
-    ("receive-packed", 246.0),
+    ("ring-split", 64.0),
+    ("ring-packed", 71.0),
+    ("ring-receive-split", 66.0),
+    ("ring-receive-packed", 70.0),
+    ("transmit-split", 124.0),
+    ("transmit-packed", 131.0),
+    ("receive-split", 137.0),
+    ("receive-packed", 145.0),
 ];
 
 /// Batches of one run; each brings 32 frames.

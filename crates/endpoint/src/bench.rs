@@ -7,7 +7,7 @@ use vionet::endpoint::{
     TxBatch, Watch,
 };
 use vionet_frame::header::Offloads;
-use vionet_raw::{copy_in, copy_out};
+use vionet_raw::copy_out;
 use vionet_spec::net::{ETH_HDR_LEN, FRAME_MAX};
 
 const MTU: u16 = 65_535;
@@ -188,11 +188,7 @@ impl EndpointQueue for FloodQueue {
     }
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
-        let len = u32::try_from(self.frame.len()).unwrap_or(u32::MAX);
-        while let Some(window) = sink.window(len) {
-            copy_in(window, 0, &self.frame);
-            sink.commit(len, &RxHeader::default());
-        }
+        while sink.push(&RxHeader::default(), &self.frame) == Ok(()) {}
         Ok(())
     }
 

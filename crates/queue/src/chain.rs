@@ -47,20 +47,47 @@ mod sealed {
 
 /// One chain of a batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
 pub struct Row {
+    bytes: u32,
+    /// Bytes behind the lead.
+    payload_bytes: u32,
+    pub(crate) written: u32,
     /// Position of its first span in the store.
     start: u16,
+    /// Head descriptor in a split ring, buffer id in a packed one.
+    pub(crate) id: u16,
+    shape: Shape,
+}
+
+/// A chain of one buffer in one piece.
+#[derive(Debug)]
+pub struct Single<'b> {
+    /// The lead.
+    pub lead: &'b WriteSpan<'b>,
+    /// What is behind it.
+    pub payload: &'b WriteSpan<'b>,
+    /// Bytes written to the chain, to be set; no more than it has (SPN-09).
+    pub written: &'b mut u32,
+}
+
+/// What a chain is made of: a word.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+struct Shape {
     /// Spans of its lead.
     lead_spans: u16,
     /// All of its spans.
     spans: u16,
-    /// Head descriptor in a split ring, buffer id in a packed one.
-    pub(crate) id: u16,
     /// Ring slots it takes.
-    pub(crate) slots: u16,
-    bytes: u32,
-    lead_bytes: u32,
-    pub(crate) written: u32,
+    slots: u16,
+    /// Bytes that the chain is shorter than the lead.
+    missing: u16,
+}
+
+impl Shape {
+    /// One buffer in one region.
+    const SINGLE: Self = Self { lead_spans: 1, spans: 2, slots: 1, missing: 0 };
 }
 
 impl Row {
@@ -75,28 +102,26 @@ impl Row {
     #[inline]
     #[must_use]
     pub const fn payload_bytes(&self) -> u32 {
-        self.bytes.saturating_sub(self.lead_bytes)
+        self.payload_bytes
     }
 
     /// Whether the chain is as long as the lead at least.
     #[inline]
     #[must_use]
     pub const fn has_lead(&self) -> bool {
-        self.bytes >= self.lead_bytes
+        self.shape.missing == 0
     }
 
     /// The span that is the lead, when it is one.
     #[inline]
     #[must_use]
     pub const fn whole_lead(&self) -> Option<u16> {
-        if self.lead_spans == 1 { Some(self.start) } else { None }
+        if self.shape.lead_spans == 1 { Some(self.start) } else { None }
     }
 
-    /// Where the spans behind the lead are: the first one, and how many.
-    #[inline]
-    #[must_use]
-    pub const fn payload_place(&self) -> (u16, u16) {
-        (self.start.saturating_add(self.lead_spans), self.spans.saturating_sub(self.lead_spans))
+    /// Ring slots it takes.
+    pub(crate) const fn slots(&self) -> u16 {
+        self.shape.slots
     }
 
     /// The bytes written to it, as set.
@@ -106,11 +131,11 @@ impl Row {
     }
 
     fn end(&self) -> usize {
-        usize::from(self.start).saturating_add(usize::from(self.spans))
+        usize::from(self.start).saturating_add(usize::from(self.shape.spans))
     }
 
     fn payload_start(&self) -> usize {
-        usize::from(self.start).saturating_add(usize::from(self.lead_spans))
+        usize::from(self.start).saturating_add(usize::from(self.shape.lead_spans))
     }
 }
 
@@ -193,7 +218,14 @@ impl<D: Direction> Batch<D> {
     #[inline]
     #[must_use]
     pub fn row(&self, index: usize) -> Option<Row> {
-        self.live().get(index).copied()
+        self.rows.get(self.place(index)?).copied()
+    }
+
+    /// Where the chain at `index` is among all rows.
+    #[inline]
+    fn place(&self, index: usize) -> Option<usize> {
+        let place = self.first.checked_add(index)?;
+        (place < self.end).then_some(place)
     }
 
     /// The chains, oldest first.
@@ -232,9 +264,9 @@ impl<D: Direction> Batch<D> {
                 id.set(name);
                 Some((GuestAddr(at), len))
             },
-            |row, start, bytes| {
-                let (id, lead_spans, spans, slots) = (id.get(), 1, 2, 1);
-                *row = Row { start, lead_spans, spans, id, slots, bytes, lead_bytes, written: 0 };
+            |row, start, (bytes, payload_bytes)| {
+                let (id, shape) = (id.get(), Shape::SINGLE);
+                *row = Row { bytes, payload_bytes, written: 0, start, id, shape };
             },
         );
         self.end = self.end.wrapping_add(usize::from(done));
@@ -285,14 +317,17 @@ impl<D: Direction> Batch<D> {
     pub(crate) fn close(&mut self, draft: Draft, id: u16, slots: u16) {
         let narrow = |spans: usize| u16::try_from(spans).unwrap_or(u16::MAX);
         let row = Row {
-            start: narrow(draft.start),
-            lead_spans: narrow(draft.lead_spans),
-            spans: narrow(self.store.len().saturating_sub(draft.start)),
-            id,
-            slots,
             bytes: draft.bytes,
-            lead_bytes: self.lead,
+            payload_bytes: draft.bytes.saturating_sub(self.lead),
             written: 0,
+            start: narrow(draft.start),
+            id,
+            shape: Shape {
+                lead_spans: narrow(draft.lead_spans),
+                spans: narrow(self.store.len().saturating_sub(draft.start)),
+                slots,
+                missing: u16::try_from(self.lead.saturating_sub(draft.bytes)).unwrap_or(u16::MAX),
+            },
         };
         if let Some(slot) = self.rows.get_mut(self.end) {
             *slot = row;
@@ -338,14 +373,6 @@ impl<D: Direction> Batch<D> {
 }
 
 impl Batch<DeviceReads> {
-    /// Spans by their place in the store, as [`Row::payload_place`] says; empty for a place that
-    /// is not there.
-    #[inline]
-    #[must_use]
-    pub fn spans(&self, start: u16, count: u16) -> &[ReadSpan<'_>] {
-        self.store.readable(usize::from(start), usize::from(count))
-    }
-
     /// All spans; [`Row::whole_lead`] is a place among them.
     #[inline]
     #[must_use]
@@ -357,7 +384,7 @@ impl Batch<DeviceReads> {
     #[inline]
     #[must_use]
     pub fn lead(&self, row: Row) -> &[ReadSpan<'_>] {
-        self.store.readable(usize::from(row.start), usize::from(row.lead_spans))
+        self.store.readable(usize::from(row.start), usize::from(row.shape.lead_spans))
     }
 
     /// What is behind the lead.
@@ -374,7 +401,7 @@ impl Batch<DeviceWrites> {
     #[inline]
     #[must_use]
     pub fn lead(&self, row: Row) -> &[WriteSpan<'_>] {
-        self.store.writable(usize::from(row.start), usize::from(row.lead_spans))
+        self.store.writable(usize::from(row.start), usize::from(row.shape.lead_spans))
     }
 
     /// What is behind the lead of `first`, and all of the chains after it up to `last`.
@@ -385,12 +412,24 @@ impl Batch<DeviceWrites> {
         self.store.writable(start, last.end().saturating_sub(start))
     }
 
+    /// The chain at `index`, if it is one buffer in one piece with room for `want` bytes behind
+    /// the lead, as most are.
+    #[inline]
+    pub fn single(&mut self, index: usize, want: u32) -> Option<Single<'_>> {
+        let row = self.place(index).and_then(|place| self.rows.get_mut(place))?;
+        if (row.shape.lead_spans, row.shape.spans) != (1, 2) {
+            return None;
+        }
+        let [lead, payload] = self.store.writable_pair(usize::from(row.start))?;
+        let has_room = usize::try_from(want).is_ok_and(|want| payload.len() >= want);
+        has_room.then_some(Single { lead, payload, written: &mut row.written })
+    }
+
     /// Says how many bytes were written to the chain at `index`, from its first byte on; no more
     /// than it has (SPN-09).
     #[inline]
     pub fn set_written(&mut self, index: usize, bytes: u32) {
-        let live = self.rows.get_mut(self.first..self.end).unwrap_or(&mut []);
-        if let Some(row) = live.get_mut(index) {
+        if let Some(row) = self.place(index).and_then(|place| self.rows.get_mut(place)) {
             row.written = bytes.min(row.bytes);
         }
     }

@@ -39,7 +39,9 @@ mod split;
 mod table;
 mod walk;
 
-pub use chain::{Batch, CHAIN_MAX, DeviceReads, DeviceWrites, Direction, ROWS_MAX, Row, SPANS_MAX};
+pub use chain::{
+    Batch, CHAIN_MAX, DeviceReads, DeviceWrites, Direction, ROWS_MAX, Row, SPANS_MAX, Single,
+};
 pub use fault::Fault;
 pub use kick::{Armed, Published};
 pub use notification::Notification;

@@ -133,7 +133,7 @@ impl PackedRing {
 
     #[inline]
     pub(crate) fn has_work(&mut self) -> bool {
-        is_available(self.descriptors.flags(self.avail.slot), self.avail.wrap)
+        is_available(self.descriptors.slot(self.avail.slot).flags(), self.avail.wrap)
     }
 
     /// True when lists were left for want of room in the batch.
@@ -151,11 +151,11 @@ impl PackedRing {
                 break;
             }
             let Place { slot, wrap } = self.avail;
-            let flags = self.descriptors.flags(slot);
+            let flags = self.descriptors.slot(slot).flags();
             if !is_available(flags, wrap) {
                 return Ok(false);
             }
-            let first = self.descriptors.load(slot);
+            let first = self.descriptors.slot(slot).load();
             // The driver may not make a slot available again that it has not got back.
             let free = self.free();
             let mut draft = batch.draft();
@@ -194,14 +194,13 @@ impl PackedRing {
         let lap = if wrap { DESC_F_AVAIL } else { DESC_F_USED };
         let most = self.free().min(self.size.wrapping_sub(slot));
         let most = u16::try_from(limit).map_or(most, |limit| limit.min(most));
-        let descriptors = &self.descriptors;
-        let count = batch.add_singles(usize::from(most), |index| {
-            let slot = slot.wrapping_add(index);
-            let flags = descriptors.flags(slot);
-            if flags & (KIND | DESC_F_AVAIL | DESC_F_USED) != lap | D::BARE {
+        let mut slots = self.descriptors.run(slot);
+        let count = batch.add_singles(usize::from(most), |_| {
+            let slot = slots.next()?;
+            if slot.flags() & (KIND | DESC_F_AVAIL | DESC_F_USED) != lap | D::BARE {
                 return None;
             }
-            let PackedDescriptor { addr, len, id } = descriptors.load(slot);
+            let PackedDescriptor { addr, len, id } = slot.load();
             Some((addr, len, id))
         });
         self.taken = self.taken.wrapping_add(count);
@@ -233,14 +232,14 @@ impl PackedRing {
                 return Ok((Walk::Done, id, slots));
             }
             place = place.after(1, self.size);
-            flags = self.descriptors.flags(place.slot);
+            flags = self.descriptors.slot(place.slot).flags();
             if !is_available(flags, place.wrap) {
                 return Err(Fault::ListIncomplete);
             }
             if flags & DESC_F_INDIRECT != 0 {
                 return Err(Fault::IndirectWithNext);
             }
-            descriptor = self.descriptors.load(place.slot);
+            descriptor = self.descriptors.slot(place.slot).load();
         }
         Err(Fault::ChainTooLong)
     }
@@ -275,17 +274,35 @@ impl PackedRing {
             && let Some((row, others)) = rows.split_first()
         {
             self.first = Some(First { id: row.id, written: row.written });
-            self.pass(row.slots);
+            self.pass(row.slots());
             rest = others;
         }
-        let (mut used, mut slots) = (self.used, 0_u16);
-        for row in rest {
-            self.descriptors.store_used(used.slot, row.id, row.written);
-            self.descriptors.store_flags(used.slot, used_flags(used.wrap, row.written));
-            used = used.after(row.slots, self.size);
-            slots = slots.wrapping_add(row.slots);
+        loop {
+            rest = rest.get(self.put_singles(rest)..).unwrap_or(&[]);
+            let Some((row, others)) = rest.split_first() else { break };
+            let slot = self.descriptors.slot(self.used.slot);
+            slot.store_used(row.id, row.written);
+            slot.store_flags(used_flags(self.used.wrap, row.written));
+            self.pass(row.slots());
+            rest = others;
         }
-        self.pass(slots);
+    }
+
+    /// Lists of one slot, up to the first other one, or the ring's end; how many.
+    #[inline]
+    fn put_singles(&mut self, rows: &[Row]) -> usize {
+        let Place { slot, wrap } = self.used;
+        let mut done = 0_u16;
+        for (row, slot) in rows.iter().zip(self.descriptors.run(slot)) {
+            if row.slots() != 1 {
+                break;
+            }
+            slot.store_used(row.id, row.written);
+            slot.store_flags(used_flags(wrap, row.written));
+            done = done.wrapping_add(1);
+        }
+        self.pass(done);
+        usize::from(done)
     }
 
     /// One used descriptor, in the first place, names the last buffer and stands for all (PKD-11).
@@ -294,7 +311,7 @@ impl PackedRing {
     fn put_in_order(&mut self, rows: &[Row]) {
         for row in rows {
             self.first = Some(First { id: row.id, written: 0 });
-            self.pass(row.slots);
+            self.pass(row.slots());
         }
     }
 
@@ -307,7 +324,7 @@ impl PackedRing {
 
     #[inline]
     pub(crate) fn untake(&mut self, rows: &[Row]) {
-        let slots = rows.iter().fold(0_u16, |sum, row| sum.saturating_add(row.slots));
+        let slots = rows.iter().fold(0_u16, |sum, row| sum.saturating_add(row.slots()));
         self.taken = self.taken.saturating_sub(slots);
         self.avail = self.avail.before(slots, self.size);
     }
@@ -316,8 +333,8 @@ impl PackedRing {
     pub(crate) fn publish(&mut self) -> Published {
         let Some(First { id, written }) = self.first.take() else { return Published::Quiet };
         let (old, count) = (self.published, core::mem::take(&mut self.put));
-        self.descriptors.store_used(old.slot, id, written);
-        self.descriptors.store_flags(old.slot, used_flags(old.wrap, written));
+        self.descriptors.slot(old.slot).store_used(id, written);
+        self.descriptors.slot(old.slot).store_flags(used_flags(old.wrap, written));
         self.published = self.used;
         fence(Ordering::SeqCst);
         let wanted = match self.driver_flags.load_acquire() & EVENT_FLAGS {

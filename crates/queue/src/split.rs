@@ -172,14 +172,15 @@ impl SplitRing {
     /// judged here: it is masked, and the walk finds it again.
     #[inline]
     fn take_singles<D: Direction>(&mut self, limit: usize, batch: &mut Batch<D>) -> usize {
-        let Self { size, next_avail, avail_ring, descriptors, .. } = self;
+        let (size, first) = (self.size, self.next_avail);
+        let (avail, descriptors) = (self.avail_ring.cells(), self.descriptors.cells());
         let done = batch.add_singles(limit, |index| {
-            let head = avail_ring.load(next_avail.wrapping_add(index));
+            let head = avail.load(first.wrapping_add(index));
             let Descriptor { addr, len, flags, .. } = descriptors.load(head);
-            let bare = head < *size && flags & KIND == D::BARE;
+            let bare = head < size && flags & KIND == D::BARE;
             if bare { Some((addr, len, head)) } else { None }
         });
-        *next_avail = next_avail.wrapping_add(done);
+        self.next_avail = first.wrapping_add(done);
         usize::from(done)
     }
 
@@ -245,11 +246,12 @@ impl SplitRing {
         if self.in_order && !D::WRITABLE {
             return self.put_in_order(rows);
         }
+        let (entries, mut next) = (self.used_ring.cells(), self.next_used);
         for row in rows {
-            let entry = UsedElem { id: u32::from(row.id), len: row.written };
-            self.used_ring.store(self.next_used, entry);
-            self.next_used = self.next_used.wrapping_add(1);
+            entries.store(next, UsedElem { id: u32::from(row.id), len: row.written });
+            next = next.wrapping_add(1);
         }
+        self.next_used = next;
     }
 
     /// One entry, in the first place, names the last chain and stands for all (SPN-11). Received

@@ -154,13 +154,13 @@ fn packed_descriptors_have_the_layout_of_the_standard_and_no_bad_slot() {
     let ring = space.descriptors(GuestAddr(0x1000), 3).unwrap();
     assert_eq!(ring.size(), 3);
     let descriptor = PackedDescriptor { addr: 0x0102_0304_0506_0708, len: 0x1112_1314, id: 0x2122 };
-    ring.store(1, descriptor);
-    ring.store_flags(1, 0x3132);
+    ring.slot(1).store(descriptor);
+    ring.slot(1).store_flags(0x3132);
     let mut bytes = [0; 16];
     assert!(space.read(GuestAddr(0x1010), &mut bytes));
     assert_eq!(bytes, [8, 7, 6, 5, 4, 3, 2, 1, 0x14, 0x13, 0x12, 0x11, 0x22, 0x21, 0x32, 0x31]);
     assert_eq!(PackedDescriptor::from_bytes(&bytes), (descriptor, 0x3132));
-    assert_eq!((ring.load(1), ring.flags(1)), (descriptor, 0x3132));
-    ring.store_used(2, 7, 9);
-    assert_eq!((ring.load(40_000).id, ring.load(40_000).len), (7, 9), "held inside");
+    assert_eq!((ring.slot(1).load(), ring.slot(1).flags()), (descriptor, 0x3132));
+    ring.slot(2).store_used(7, 9);
+    assert_eq!((ring.slot(40_000).load().id, ring.slot(40_000).load().len), (7, 9), "held inside");
 }

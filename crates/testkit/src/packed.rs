@@ -78,7 +78,7 @@ impl PackedDriver {
         for slot in 0..size {
             // Each slot as it was used last: in this lap before the position, else in the last one.
             let lap = begin.wrap == (slot < begin.slot);
-            ring.store_flags(slot, if lap { DESC_F_AVAIL | DESC_F_USED } else { 0 });
+            ring.slot(slot).store_flags(if lap { DESC_F_AVAIL | DESC_F_USED } else { 0 });
         }
         Self {
             ram: ram.clone(),
@@ -141,13 +141,13 @@ impl PackedDriver {
             let last = position + 1 == slots;
             // Only the last id counts (PKD-06).
             let id = if last { id } else { 0x5a5a };
-            self.ring.store(slot, PackedDescriptor { addr, len, id });
+            self.ring.slot(slot).store(PackedDescriptor { addr, len, id });
             let chained = if last { 0 } else { DESC_F_NEXT };
             let lap = if wrap { DESC_F_AVAIL } else { DESC_F_USED };
             if slot == first && position == 0 {
                 self.hidden.push((slot, kind | chained | lap));
             } else {
-                self.ring.store_flags(slot, kind | chained | lap);
+                self.ring.slot(slot).store_flags(kind | chained | lap);
             }
             self.next.step(self.setup.size);
         }
@@ -172,7 +172,7 @@ impl PackedDriver {
         let old = self.exposed;
         // The first one last: the device finds all of them or none.
         for (slot, flags) in self.hidden.drain(..).rev() {
-            self.ring.store_flags(slot, flags);
+            self.ring.slot(slot).store_flags(flags);
         }
         self.exposed = self.next;
         fence(Ordering::SeqCst);
@@ -207,12 +207,12 @@ impl PackedDriver {
         let mut used = Vec::new();
         loop {
             let At { slot, wrap } = self.seen;
-            let flags = self.ring.flags(slot);
+            let flags = self.ring.slot(slot).flags();
             let [avail, is_used] = [DESC_F_AVAIL, DESC_F_USED].map(|flag| flags & flag != 0);
             if avail != wrap || is_used != wrap || self.posted.is_empty() {
                 return used;
             }
-            let PackedDescriptor { id, len, .. } = self.ring.load(slot);
+            let PackedDescriptor { id, len, .. } = self.ring.slot(slot).load();
             let last = self.posted.iter().position(|posted| posted.id == id);
             let last = last.expect("the device used what it owed");
             let (skipped, room) = (last, self.posted[last].room);
@@ -249,7 +249,7 @@ impl PackedDriver {
         }
         fence(Ordering::SeqCst);
         let At { slot, wrap } = self.seen;
-        let flags = self.ring.flags(slot);
+        let flags = self.ring.slot(slot).flags();
         (flags & DESC_F_AVAIL != 0) == wrap && (flags & DESC_F_USED != 0) == wrap
     }
 

@@ -30,7 +30,7 @@ use vionet_frame::header::Offloads;
 use vionet_queue::{
     Batch, Cursor, DeviceReads, DeviceWrites, Direction, Format, Queue, QueueSetup, RingFeatures,
 };
-use vionet_raw::{GuestAddr, copy_in};
+use vionet_raw::GuestAddr;
 use vionet_spec::feature::{Feature, FeatureBits};
 use vionet_testkit::GuestRam;
 
@@ -59,10 +59,7 @@ impl EndpointQueue for Host {
     }
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
-        while let Some(window) = sink.window(FRAME) {
-            copy_in(window, 0, &self.0);
-            sink.commit(FRAME, &RxHeader::default());
-        }
+        while sink.push(&RxHeader::default(), &self.0) == Ok(()) {}
         Ok(())
     }
 

@@ -190,6 +190,25 @@ fn a_frame_above_the_mtu_is_not_delivered() {
 }
 
 #[test]
+fn frames_that_are_dropped_use_up_the_step_too() {
+    for by_window in [false, true] {
+        let mut bench = Bench::new(&[Feature::MRG_RXBUF], EVERYTHING);
+        bench.host.lock().unwrap().by_window = by_window;
+        for _ in 0..8 {
+            bench.post(2000);
+        }
+        for _ in 0..100 {
+            bench.deliver(&frame(1519), RxHeader::default());
+        }
+        let step = bench.step();
+        assert_eq!(bench.drops(true, DropReason::TooLong), 64);
+        assert_eq!(step.next, vionet::Next::Again, "the rest comes in the next step");
+        let _ = bench.step();
+        assert_eq!(bench.drops(true, DropReason::TooLong), 100);
+    }
+}
+
+#[test]
 fn what_the_guest_did_not_agree_to_is_not_delivered() {
     let request = Request { csum: Some(CsumAt { start: 34, offset: 16 }), gso: None };
     let open = RxHeader { request, ..RxHeader::default() };

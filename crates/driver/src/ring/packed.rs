@@ -103,11 +103,11 @@ impl PackedRing {
     #[inline]
     pub(super) fn lend(&mut self, index: u16, at: u64, len: u32) {
         let (slot, wrap) = self.slot(self.next_avail);
-        self.ring.store(slot, PackedDescriptor { addr: at, len, id: index });
+        self.ring.slot(slot).store(PackedDescriptor { addr: at, len, id: index });
         let flags = self.flags | if wrap { DESC_F_AVAIL } else { DESC_F_USED };
         match self.first {
             None => self.first = Some((slot, flags)),
-            Some(_) => self.ring.store_flags(slot, flags),
+            Some(_) => self.ring.slot(slot).store_flags(flags),
         }
         self.next_avail = self.after(self.next_avail);
         self.loans.lend(index, len);
@@ -117,7 +117,7 @@ impl PackedRing {
     pub(super) fn publish(&mut self) -> bool {
         let count = self.loans.show();
         let Some((slot, flags)) = self.first.take() else { return false };
-        self.ring.store_flags(slot, flags);
+        self.ring.slot(slot).store_flags(flags);
         fence(Ordering::SeqCst);
         let [place, wish] = &self.device;
         match wish.load_acquire() {
@@ -139,7 +139,7 @@ impl PackedRing {
     #[inline]
     fn is_used(&self) -> Option<u16> {
         let (slot, wrap) = self.slot(self.next_used);
-        let flags = self.ring.flags(slot);
+        let flags = self.ring.slot(slot).flags();
         let lap = if wrap { DESC_F_AVAIL | DESC_F_USED } else { 0 };
         (flags & (DESC_F_AVAIL | DESC_F_USED) == lap).then_some(flags)
     }
@@ -151,7 +151,7 @@ impl PackedRing {
             None => {
                 let Some(flags) = self.is_used() else { return Ok(None) };
                 let (slot, _) = self.slot(self.next_used);
-                let PackedDescriptor { id, len, .. } = self.ring.load(slot);
+                let PackedDescriptor { id, len, .. } = self.ring.slot(slot).load();
                 // Without WRITE there is no length (§2.8.8).
                 self.loans.settle(id.into(), if flags & DESC_F_WRITE == 0 { 0 } else { len })?
             }

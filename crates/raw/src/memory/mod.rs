@@ -10,6 +10,22 @@ pub use packed::{PackedDescriptor, PackedDescriptors};
 pub use ring::{Cell, Descriptor, SharedIndex, SharedRing, UsedElem};
 pub use span::{Pushed, ReadSpan, SpanStore, WriteSpan, copy_behind, copy_in, copy_out};
 
+/// The same word, of which the compiler knows nothing: it cannot fetch it once more from where it
+/// came, however often it is used.
+#[inline]
+pub(crate) fn once(word: u32) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::asm;
+        let mut word = word;
+        // SAFETY: there is no instruction; the word stays in its register.
+        unsafe { asm!("/* {0:e} */", inout(reg) word, options(nomem, nostack, preserves_flags)) };
+        word
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    core::hint::black_box(word)
+}
+
 /// Brings the cache line at `at` closer, where the target has an instruction for it.
 #[inline]
 pub(crate) fn prefetch(at: *const u8) {

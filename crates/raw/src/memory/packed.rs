@@ -10,7 +10,6 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::map::MemoryMap;
-use super::prefetch;
 
 /// A packed descriptor (VIRTIO 1.4 §2.8.13) without its flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -80,60 +79,77 @@ impl PackedDescriptors {
         self.last.wrapping_add(1)
     }
 
-    /// The flags of a slot; what the other side wrote before it stored them is seen after it.
+    /// A slot; the last one where there is none.
     #[inline]
     #[must_use]
-    pub fn flags(&self, slot: u16) -> u16 {
-        u16::from_le(self.atoms(slot).flags.load(Ordering::Acquire))
+    pub fn slot(&self, slot: u16) -> PackedSlot<'_> {
+        // SAFETY: the offset is held below the size that `from_raw` was promised.
+        let at = unsafe { self.base.add(usize::from(slot.min(self.last))) };
+        // SAFETY: `at` is aligned and mapped while `_map` lives; atomics may be shared with
+        // threads and processes that change them, and any bit pattern is valid.
+        PackedSlot(unsafe { at.as_ref() })
     }
 
-    /// The rest of a slot, each field loaded once. Its flags must have been looked at before.
+    /// The slots from `slot` on, to the ring's end.
+    #[inline]
+    pub fn run(&self, slot: u16) -> impl Iterator<Item = PackedSlot<'_>> {
+        let first = slot.min(self.last);
+        let count = usize::from(self.last.wrapping_sub(first)).wrapping_add(1);
+        // SAFETY: the offset is held below the size that `from_raw` was promised.
+        let at = unsafe { self.base.add(usize::from(first)) };
+        // SAFETY: as in `slot`, for every one from `first` to the last.
+        let slots = unsafe { core::slice::from_raw_parts(at.as_ptr(), count) };
+        slots.iter().map(PackedSlot)
+    }
+}
+
+/// A descriptor of the ring.
+#[derive(Clone, Copy)]
+pub struct PackedSlot<'r>(&'r Atoms);
+
+impl PackedSlot<'_> {
+    /// The flags; what the other side wrote before it stored them is seen after it.
     #[inline]
     #[must_use]
-    pub fn load(&self, slot: u16) -> PackedDescriptor {
-        let atoms = self.atoms(slot);
+    pub fn flags(self) -> u16 {
+        u16::from_le(self.0.flags.load(Ordering::Acquire))
+    }
+
+    /// The rest, each field loaded once. The flags must have been looked at before.
+    #[inline]
+    #[must_use]
+    pub fn load(self) -> PackedDescriptor {
         PackedDescriptor {
-            addr: u64::from_le(atoms.addr.load(Ordering::Relaxed)),
-            len: u32::from_le(atoms.len.load(Ordering::Relaxed)),
-            id: u16::from_le(atoms.id.load(Ordering::Relaxed)),
+            addr: u64::from_le(self.0.addr.load(Ordering::Relaxed)),
+            len: u32::from_le(self.0.len.load(Ordering::Relaxed)),
+            id: u16::from_le(self.0.id.load(Ordering::Relaxed)),
         }
     }
 
     /// Stores everything but the flags.
     #[inline]
-    pub fn store(&self, slot: u16, descriptor: PackedDescriptor) {
-        let atoms = self.atoms(slot);
-        atoms.addr.store(descriptor.addr.to_le(), Ordering::Relaxed);
-        self.store_used(slot, descriptor.id, descriptor.len);
+    pub fn store(self, descriptor: PackedDescriptor) {
+        self.0.addr.store(descriptor.addr.to_le(), Ordering::Relaxed);
+        self.store_used(descriptor.id, descriptor.len);
     }
 
     /// Stores what the device says of a used buffer, but for the flags.
     #[inline]
-    pub fn store_used(&self, slot: u16, id: u16, len: u32) {
-        let atoms = self.atoms(slot);
-        atoms.len.store(len.to_le(), Ordering::Relaxed);
-        atoms.id.store(id.to_le(), Ordering::Relaxed);
+    pub fn store_used(self, id: u16, len: u32) {
+        self.0.len.store(len.to_le(), Ordering::Relaxed);
+        self.0.id.store(id.to_le(), Ordering::Relaxed);
     }
 
-    /// Stores the flags of a slot after everything this side has written before.
+    /// Stores the flags after everything this side has written before.
     #[inline]
-    pub fn store_flags(&self, slot: u16, flags: u16) {
-        self.atoms(slot).flags.store(flags.to_le(), Ordering::Release);
+    pub fn store_flags(self, flags: u16) {
+        self.0.flags.store(flags.to_le(), Ordering::Release);
     }
+}
 
-    /// Brings a slot closer.
-    #[inline]
-    pub fn prefetch(&self, slot: u16) {
-        prefetch(core::ptr::from_ref(self.atoms(slot)).cast());
-    }
-
-    #[inline]
-    fn atoms(&self, slot: u16) -> &Atoms {
-        // SAFETY: the offset is held below the size that `from_raw` was promised.
-        let at = unsafe { self.base.add(usize::from(slot.min(self.last))) };
-        // SAFETY: `at` is aligned and mapped while `_map` lives; atomics may be shared with
-        // threads and processes that change them, and any bit pattern is valid.
-        unsafe { at.as_ref() }
+impl fmt::Debug for PackedSlot<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a slot")
     }
 }
 

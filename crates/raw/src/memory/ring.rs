@@ -155,33 +155,76 @@ impl<T: Cell> SharedRing<T> {
         self.mask.wrapping_add(1)
     }
 
+    /// The cells, to be used in a loop: where they are is read once.
+    #[inline]
+    #[must_use]
+    pub fn cells(&self) -> Cells<'_, T> {
+        Cells { base: self.base, mask: self.mask, ring: PhantomData }
+    }
+
     /// One snapshot of the cell at `index` modulo the size.
     #[inline]
     #[must_use]
     pub fn load(&self, index: u16) -> T {
-        T::load(self.atoms(index))
+        self.cells().load(index)
     }
 
     /// Stores a cell at `index` modulo the size; publish with an index of its own.
     #[inline]
     pub fn store(&self, index: u16, value: T) {
-        value.store(self.atoms(index));
+        self.cells().store(index, value);
     }
 
     /// Brings the cell at `index` closer.
     #[inline]
     pub fn prefetch(&self, index: u16) {
-        prefetch(core::ptr::from_ref(self.atoms(index)).cast());
+        prefetch(core::ptr::from_ref(self.cells().atoms(index)).cast());
+    }
+}
+
+/// The cells of a [`SharedRing`].
+pub struct Cells<'r, T: Cell> {
+    base: NonNull<T::Atoms>,
+    mask: u16,
+    ring: PhantomData<&'r SharedRing<T>>,
+}
+
+impl<T: Cell> Clone for Cells<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Cell> Copy for Cells<'_, T> {}
+
+impl<'r, T: Cell> Cells<'r, T> {
+    /// One snapshot of the cell at `index` modulo the size.
+    #[inline]
+    #[must_use]
+    pub fn load(self, index: u16) -> T {
+        T::load(self.atoms(index))
+    }
+
+    /// Stores a cell at `index` modulo the size; publish with an index of its own.
+    #[inline]
+    pub fn store(self, index: u16, value: T) {
+        value.store(self.atoms(index));
     }
 
     #[inline]
-    fn atoms(&self, index: u16) -> &T::Atoms {
+    fn atoms(self, index: u16) -> &'r T::Atoms {
         let offset = usize::from(index & self.mask);
-        // SAFETY: the masked offset is below the size that `from_raw` was promised.
+        // SAFETY: the masked offset is below the size that the ring's `from_raw` was promised.
         let at = unsafe { self.base.add(offset) };
-        // SAFETY: `at` is aligned and mapped while `_map` lives; atomics may be shared with
-        // threads and processes that change them, and any bit pattern is valid.
+        // SAFETY: `at` is aligned and mapped while the ring lives, which 'r borrows; atomics may
+        // be shared with threads and processes that change them, and any bit pattern is valid.
         unsafe { at.as_ref() }
+    }
+}
+
+impl<T: Cell> fmt::Debug for Cells<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cells of a ring of {}", self.mask.wrapping_add(1))
     }
 }
 

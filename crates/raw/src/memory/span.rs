@@ -11,7 +11,7 @@ use core::marker::PhantomData;
 use core::ptr;
 
 use super::map::{AddressSpace, GuestAddr};
-use super::prefetch;
+use super::{once, prefetch};
 
 /// Memory that may be copied out of; never written, never seen as `&[u8]`.
 #[derive(Clone, Copy)]
@@ -74,16 +74,29 @@ impl<'m> ReadSpan<'m> {
         len
     }
 
-    /// The first `N` bytes, or `None` where the span is shorter.
+    /// The first `N` bytes, each fetched once whatever becomes of them, or `None` where the span is
+    /// shorter.
     #[inline]
     #[must_use]
     pub fn read<const N: usize>(&self) -> Option<[u8; N]> {
-        let mut bytes = [0; N];
         if self.len < N {
             return None;
         }
-        // SAFETY: as in `copy_to`, with a length that is known.
-        unsafe { ptr::copy_nonoverlapping(self.base, bytes.as_mut_ptr(), N) };
+        let mut bytes = [0; N];
+        let (words, rest) = bytes.as_chunks_mut::<4>();
+        let mut from = self.base;
+        for word in words {
+            // SAFETY: as in `copy_to`; four of the `N` bytes that are there.
+            let seen = unsafe { from.cast::<u32>().read_unaligned() };
+            *word = once(seen).to_ne_bytes();
+            from = from.wrapping_add(4);
+        }
+        for byte in rest {
+            // SAFETY: likewise, one byte.
+            let seen = unsafe { from.read_volatile() };
+            *byte = seen;
+            from = from.wrapping_add(1);
+        }
         Some(bytes)
     }
 
@@ -148,6 +161,18 @@ impl<'m> WriteSpan<'m> {
         }
         // SAFETY: as in `copy_from`, with a length that is known.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.base, N) };
+        true
+    }
+
+    /// Copies all of `bytes` to the span's start; false, and nothing copied, where it is shorter.
+    #[inline]
+    #[must_use]
+    pub fn write_all(&self, bytes: &[u8]) -> bool {
+        if self.len < bytes.len() {
+            return false;
+        }
+        // SAFETY: as in `copy_from`, with a length that was looked at.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.base, bytes.len()) };
         true
     }
 
@@ -353,16 +378,17 @@ impl<const N: usize> SpanStore<N> {
     }
 
     /// Adds buffers that lie in the region that answered last, each as two spans of which the
-    /// first is `lead` bytes long: one for each of `slots`, which `add` fills with what it says of
-    /// the buffer. Ends at the first buffer that is not near, or no longer than its lead, or when
-    /// `next` has none; returns how many were added.
+    /// first is `lead` bytes long: one for each of `slots`, which `add` fills, told the place of
+    /// the first span, the bytes in all and those behind the lead. Ends at the first buffer that
+    /// is not near, or no longer than its lead, or when `next` has none; returns how many were
+    /// added.
     #[inline]
     pub fn push_pairs<T>(
         &mut self,
         lead: u32,
         slots: &mut [T],
         mut next: impl FnMut(u16) -> Option<(GuestAddr, u32)>,
-        mut add: impl FnMut(&mut T, u16, u32),
+        mut add: impl FnMut(&mut T, u16, (u32, u32)),
     ) -> u16 {
         let near = self.near;
         let (Ok(head), Ok(start)) = (usize::try_from(lead), u16::try_from(self.len)) else {
@@ -373,14 +399,17 @@ impl<const N: usize> SpanStore<N> {
         let (mut done, mut place) = (0_u16, start);
         for (slot, [first, second]) in slots.iter_mut().zip(pairs) {
             let Some((at, len)) = next(done) else { break };
-            let Ok(bytes) = usize::try_from(len) else { break };
-            if bytes <= head {
+            if len <= lead {
                 break;
             }
+            let rest = len.wrapping_sub(lead);
+            let (Ok(bytes), Ok(behind)) = (usize::try_from(len), usize::try_from(rest)) else {
+                break;
+            };
             let Some(base) = near.find(at.0, bytes) else { break };
             *first = Run { base, len: head };
-            *second = Run { base: base.wrapping_add(head), len: bytes.wrapping_sub(head) };
-            add(slot, place, len);
+            *second = Run { base: base.wrapping_add(head), len: behind };
+            add(slot, place, (len, rest));
             done = done.wrapping_add(1);
             place = place.wrapping_add(2);
         }
@@ -481,6 +510,13 @@ impl<const N: usize> SpanStore<N> {
         unsafe { core::slice::from_raw_parts(runs.as_ptr().cast(), runs.len()) }
     }
 
+    /// The two spans from `start` on, pushed for writing.
+    #[inline]
+    #[must_use]
+    pub fn writable_pair(&self, start: usize) -> Option<&[WriteSpan<'_>; 2]> {
+        self.writable(start, 2).first_chunk()
+    }
+
     /// Spans that were pushed for writing; empty when the range is not in the store.
     #[inline]
     #[must_use]
@@ -492,7 +528,7 @@ impl<const N: usize> SpanStore<N> {
 
     #[inline]
     fn range(&self, start: usize, count: usize) -> &[Run] {
-        let end = start.saturating_add(count);
+        let end = start.wrapping_add(count);
         if end > self.len { &[] } else { self.runs.get(start..end).unwrap_or(&[]) }
     }
 }

@@ -55,7 +55,7 @@ impl PackedGuest {
     pub fn reset(&mut self, ring: usize, size: u16) {
         self.lanes[ring] = Lane::new(size);
         let descriptors = self.descriptors(ring);
-        (0..size).for_each(|slot| descriptors.store_flags(slot, 0));
+        (0..size).for_each(|slot| descriptors.slot(slot).store_flags(0));
     }
 
     /// Where the next buffer of a ring is.
@@ -70,9 +70,9 @@ impl PackedGuest {
         let (slot, wrap) = (lane.next & !WRAP, lane.next & WRAP != 0);
         let addr = self.buffer(ring);
         let descriptors = self.descriptors(ring);
-        descriptors.store(slot, PackedDescriptor { addr, len, id: slot });
+        descriptors.slot(slot).store(PackedDescriptor { addr, len, id: slot });
         let turn = if wrap { DESC_F_AVAIL } else { DESC_F_USED };
-        descriptors.store_flags(slot, flags | turn);
+        descriptors.slot(slot).store_flags(flags | turn);
         self.lanes[ring].next = lane.after(lane.next);
         addr
     }
@@ -83,7 +83,7 @@ impl PackedGuest {
         while self.lanes[ring].seen != self.lanes[ring].next {
             let lane = &mut self.lanes[ring];
             let wanted = if lane.seen & WRAP != 0 { DESC_F_AVAIL | DESC_F_USED } else { 0 };
-            let flags = descriptors.flags(lane.seen & !WRAP);
+            let flags = descriptors.slot(lane.seen & !WRAP).flags();
             if flags & (DESC_F_AVAIL | DESC_F_USED) == wanted {
                 lane.seen = lane.after(lane.seen);
             } else {

@@ -11,7 +11,7 @@
 
 use vionet_queue::{Batch, DeviceWrites, Fault, Queue, ROWS_MAX, Row};
 use vionet_raw::{ReadSpan, WriteSpan, copy_behind, copy_in};
-use vionet_spec::net::{ETH_HDR_LEN, HDR_F_DATA_VALID, LINK_HDR_MAX};
+use vionet_spec::net::{ETH_HDR_LEN, HDR_F_DATA_VALID, HDR_LEN, LINK_HDR_MAX};
 
 use super::BATCH;
 use crate::endpoint::RxHeader;
@@ -37,9 +37,12 @@ pub struct RxSink<'a> {
     stats: &'a LaneStats,
     /// Chains before this one are filled.
     next: usize,
+    /// Frames that may still be delivered or dropped in this step, of so many.
     budget: usize,
-    /// What was delivered, counted when the step ends.
-    frames: u64,
+    granted: usize,
+    /// Frames that were dropped.
+    lost: usize,
+    /// Bytes that were delivered, counted when the step ends.
     bytes: u64,
     /// Chains that went back empty.
     skipped: bool,
@@ -65,35 +68,41 @@ impl<'a> RxSink<'a> {
         stats: &'a LaneStats,
         now: Instant,
     ) -> Self {
-        Self {
+        let mut sink = Self {
             queue,
             batch,
             plan,
             stats,
             next: 0,
             budget: BATCH,
-            frames: 0,
+            granted: BATCH,
+            lost: 0,
             bytes: 0,
             skipped: false,
             starved: false,
             spent: false,
             fault: None,
             now,
+        };
+        if sink.batch.is_empty() {
+            sink.refill();
         }
+        sink
     }
 
     /// The same sink, for up to `budget` frames.
     #[cfg(feature = "std")]
     pub(super) fn with_budget(self, budget: usize) -> Self {
-        Self { budget, ..self }
+        Self { budget, granted: budget, ..self }
     }
 
     /// Gives the filled chains back to the queue, not yet visible.
     pub(super) fn finish(mut self) -> Filled {
         self.put_filled();
-        let Self { frames, bytes, skipped, starved, spent, fault, stats, .. } = self;
+        let Self { bytes, skipped, starved, spent, fault, stats, .. } = self;
+        let frames = self.granted.saturating_sub(self.budget).saturating_sub(self.lost);
         if frames > 0 {
-            stats.frames.add(frames);
+            stats.frames.add(u64::try_from(frames).unwrap_or(0));
             stats.bytes.add(bytes);
         }
         Filled { frames: frames > 0 || skipped, starved, spent, fault }
@@ -160,9 +169,7 @@ impl<'a> RxSink<'a> {
     /// chains. A frame that breaks what was agreed is dropped and counted instead.
     #[inline]
     pub fn commit(&mut self, len: u32, header: &RxHeader) {
-        if let Err(reason) = self.deliver(len, header) {
-            self.dropped(reason);
-        }
+        let (Ok(()) | Err(_)) = self.deliver(len, header);
     }
 
     /// Delivers a frame from private memory.
@@ -171,12 +178,14 @@ impl<'a> RxSink<'a> {
     /// [`Refused::Full`]: keep the frame, come again. [`Refused::Dropped`]: forget it.
     pub fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
         let Ok(len) = u32::try_from(frame.len()) else { return Err(Refused::Dropped) };
+        if self.push_single(header, len, |payload| payload.write_all(frame)) {
+            return Ok(());
+        }
         let Some((first, last)) = self.reach(len) else {
             return Err(self.refuse());
         };
         copy_in(self.batch.payload(first, last), 0, frame);
-        self.commit(len, header);
-        Ok(())
+        self.deliver(len, header)
     }
 
     /// Delivers a frame of `len` bytes out of another guest's memory, in one copy.
@@ -206,18 +215,22 @@ impl<'a> RxSink<'a> {
         head: &[u8],
         frame: &[ReadSpan<'_>],
     ) -> Result<(), Refused> {
+        let fill = |payload: &WriteSpan<'_>| {
+            let window = core::slice::from_ref(payload);
+            copy_both(head, frame, window) == len
+        };
+        if self.push_single(header, len, fill) {
+            return Ok(());
+        }
         let Some((first, last)) = self.reach(len) else {
             return Err(self.refuse());
         };
         let window = self.batch.payload(first, last);
-        let copied =
-            copy_in(window, 0, head).saturating_add(copy_behind(frame, window, head.len()));
-        if u32::try_from(copied) != Ok(len) {
+        if copy_both(head, frame, window) != len {
             self.dropped(DropReason::Unparsable);
             return Err(Refused::Dropped);
         }
-        self.commit(len, header);
-        Ok(())
+        self.deliver(len, header)
     }
 
     /// Counts a frame that the endpoint itself has dropped.
@@ -319,8 +332,19 @@ impl<'a> RxSink<'a> {
         }
     }
 
+    /// A frame that is dropped uses up the step's budget as well: no step is without end.
     #[inline]
-    fn deliver(&mut self, len: u32, header: &RxHeader) -> Result<(), DropReason> {
+    fn deliver(&mut self, len: u32, header: &RxHeader) -> Result<(), Refused> {
+        self.settle(len, header).map_err(|reason| {
+            self.budget = self.budget.saturating_sub(1);
+            self.lost = self.lost.saturating_add(1);
+            self.dropped(reason);
+            Refused::Dropped
+        })
+    }
+
+    #[inline]
+    fn settle(&mut self, len: u32, header: &RxHeader) -> Result<(), DropReason> {
         self.check(len, header)?;
         let first = self.batch.row(self.next).ok_or(DropReason::NoBuffer)?;
         let all = len.saturating_add(u32::from(self.plan.header_len));
@@ -330,22 +354,55 @@ impl<'a> RxSink<'a> {
         } else {
             self.spread(all)?
         };
+        let net = self.net_header(header, u16::try_from(buffers).map_err(|_| DropReason::TooLong)?);
+        match self.batch.lead(first) {
+            [whole] if whole.write(&net) => {}
+            scattered => {
+                copy_in(scattered, 0, &net);
+            }
+        }
+        self.delivered(buffers, len);
+        Ok(())
+    }
+
+    /// Delivers a frame into the next chain if that is one buffer with room for it, as most are,
+    /// and `fill` can fill it. If not, nothing has happened.
+    #[inline]
+    fn push_single(
+        &mut self,
+        header: &RxHeader,
+        len: u32,
+        fill: impl FnOnce(&WriteSpan<'_>) -> bool,
+    ) -> bool {
+        if self.budget == 0 || self.check(len, header).is_err() {
+            return false;
+        }
+        let net = self.net_header(header, 1);
+        let Some(chain) = self.batch.single(self.next, len) else { return false };
+        if !fill(chain.payload) || !chain.lead.write(&net) {
+            return false;
+        }
+        *chain.written = len.saturating_add(u32::from(self.plan.header_len));
+        self.delivered(1, len);
+        true
+    }
+
+    #[inline]
+    fn delivered(&mut self, buffers: usize, len: u32) {
+        self.next = self.next.wrapping_add(buffers);
+        self.budget = self.budget.wrapping_sub(1);
+        self.bytes = self.bytes.wrapping_add(u64::from(len));
+    }
+
+    /// The virtio header of a frame that takes so many buffers.
+    #[inline]
+    fn net_header(&self, header: &RxHeader, num_buffers: u16) -> [u8; HDR_LEN] {
         let mut net = header.request.to_header(header.header_len);
         if header.validated && header.request.csum.is_none() && !self.plan.receive.is_empty() {
             net.flags |= HDR_F_DATA_VALID;
         }
-        net.num_buffers = u16::try_from(buffers).map_err(|_| DropReason::TooLong)?;
-        match self.batch.lead(first) {
-            [whole] if whole.write(&net.encode()) => {}
-            scattered => {
-                copy_in(scattered, 0, &net.encode());
-            }
-        }
-        self.next = self.next.wrapping_add(buffers);
-        self.budget = self.budget.wrapping_sub(1);
-        self.frames = self.frames.wrapping_add(1);
-        self.bytes = self.bytes.wrapping_add(u64::from(len));
-        Ok(())
+        net.num_buffers = num_buffers;
+        net.encode()
     }
 
     /// Settles the chains of a frame that one does not hold: how many there are.
@@ -384,4 +441,11 @@ impl<'a> RxSink<'a> {
         }
         Ok(())
     }
+}
+
+/// Copies `head`, and what is behind its length in `frame`, to a window; how many bytes.
+#[inline]
+fn copy_both(head: &[u8], frame: &[ReadSpan<'_>], window: &[WriteSpan<'_>]) -> u32 {
+    let copied = copy_in(window, 0, head).saturating_add(copy_behind(frame, window, head.len()));
+    u32::try_from(copied).unwrap_or(u32::MAX)
 }

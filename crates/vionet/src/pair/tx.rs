@@ -21,9 +21,6 @@ const _: () = assert!(ETH_HDR_LEN == 14, "as a length of frames");
 pub struct TxFrame {
     /// Its place among the chains of the batch, or the private spans.
     place: u16,
-    /// Its spans in the batch.
-    start: u16,
-    spans: u16,
     /// Bytes of the frame, from the Ethernet header on.
     pub len: u32,
     /// What the driver left open, within [`crate::endpoint::Settings::transmit`].
@@ -35,7 +32,7 @@ impl TxFrame {
     pub(super) fn private(place: usize, len: usize, request: Request) -> Self {
         let place = u16::try_from(place).unwrap_or(u16::MAX);
         let len = u32::try_from(len).unwrap_or(u32::MAX);
-        Self { place, start: 0, spans: 0, len, request }
+        Self { place, len, request }
     }
 }
 
@@ -47,42 +44,33 @@ pub(super) fn judge(
     plan: &Plan,
     stats: &LaneStats,
 ) -> usize {
+    let most = plan.frame_max.saturating_sub(ETH_HDR);
+    let spans = batch.all_spans();
     let mut count = 0_usize;
-    let spans_of_all = batch.all_spans();
     for (place, row) in (0_u16..).zip(batch.live()) {
         let Some(slot) = frames.get_mut(count) else { break };
-        let (start, spans) = row.payload_place();
-        let (len, request) = (row.payload_bytes(), Request::default());
-        let frame = TxFrame { place, start, spans, len, request };
-        let whole = row.whole_lead().and_then(|at| spans_of_all.get(usize::from(at)));
-        let header = whole.map_or_else(|| gather(batch, *row), ReadSpan::read);
-        match judge_length(header, len, plan) {
+        let len = row.payload_bytes();
+        let whole = row.whole_lead().and_then(|at| spans.get(usize::from(at)));
+        let request = match whole.and_then(ReadSpan::read::<HDR_LEN>) {
             // Most frames ask for nothing: then nothing else in the header means anything.
-            Ok([0, 0, ..]) => *slot = frame,
-            Ok(header) => match check(&NetHeader::decode(&header), len, plan.transmit) {
-                Ok(request) => *slot = TxFrame { request, ..frame },
-                Err(_) => {
-                    stats.dropped(DropReason::BadHeader, 1);
+            Some([0, 0, ..]) if len.wrapping_sub(ETH_HDR) <= most => Request::default(),
+            header => match judge_one(header.or_else(|| gather(batch, *row)), len, plan) {
+                Ok(request) => request,
+                Err(reason) => {
+                    stats.dropped(reason, 1);
                     continue;
                 }
             },
-            Err(reason) => {
-                stats.dropped(reason, 1);
-                continue;
-            }
-        }
+        };
+        *slot = TxFrame { place, len, request };
         count = count.wrapping_add(1);
     }
     count
 }
 
-/// A header with a frame behind it of a length that can be.
-#[inline]
-fn judge_length(
-    header: Option<[u8; HDR_LEN]>,
-    len: u32,
-    plan: &Plan,
-) -> Result<[u8; HDR_LEN], DropReason> {
+/// What a header asks for, with a frame behind it of a length that can be.
+#[inline(never)]
+fn judge_one(header: Option<[u8; HDR_LEN]>, len: u32, plan: &Plan) -> Result<Request, DropReason> {
     let header = header.ok_or(DropReason::NoHeader)?;
     if len < ETH_HDR {
         return Err(DropReason::TooShort);
@@ -90,7 +78,7 @@ fn judge_length(
     if len > plan.frame_max {
         return Err(DropReason::TooLong);
     }
-    Ok(header)
+    check(&NetHeader::decode(&header), len, plan.transmit).map_err(|_| DropReason::BadHeader)
 }
 
 /// A header that the driver has scattered (NET-TX-23).
@@ -140,7 +128,9 @@ impl<'a> TxBatch<'a> {
     #[must_use]
     pub fn bytes(&self, frame: &TxFrame) -> &[ReadSpan<'_>] {
         match &self.source {
-            Source::Guest(batch) => batch.spans(frame.start, frame.spans),
+            Source::Guest(batch) => {
+                batch.row(frame.place.into()).map_or(&[], |row| batch.payload(row))
+            }
             Source::Private(spans) => {
                 let place = usize::from(frame.place);
                 spans.get(place..=place).unwrap_or(&[])
