@@ -10,17 +10,21 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use vionet::endpoint::{
     Capabilities, Endpoint, EndpointFault, EndpointQueue, OpenError, OpenKind, Refused, RxHeader,
-    RxSink, Settings, TxBatch, Watch,
+    RxSink, Settings, TxBatch, TxFrame, Watch,
 };
 use vionet::stats::DropReason;
 use vionet_frame::header::{NetHeader, Offloads, check};
 use vionet_raw::host::tun::{self, TunOffloads};
 use vionet_raw::host::vector::{readv, writev};
+use vionet_raw::{ReadSpan, copy_out};
 use vionet_spec::net::{FRAME_MAX, HDR_F_DATA_VALID, HDR_LEN, LINK_HDR_MAX};
 
 /// All that a tap with virtio headers does by itself.
 const ALL: Offloads =
     Offloads::CSUM.union(Offloads::TSO4).union(Offloads::TSO6).union(Offloads::ECN);
+
+/// The longest frame that is copied on its way, in or out.
+const SHORT: u32 = 2048;
 
 /// A tap device as host side.
 #[derive(Debug)]
@@ -151,7 +155,9 @@ struct TapQueue {
     receive: Offloads,
     /// The longest frame the tap brings.
     longest: u32,
-    /// Room for one frame, when the guest's buffers at hand are too small to read into.
+    /// As long as the next one will probably be: the last ones were.
+    likely: u32,
+    /// Room for one frame and its header, on its way in or out.
     spare: Box<[u8]>,
     /// A frame in the spare room that waits for buffers.
     waiting: Option<(usize, RxHeader)>,
@@ -173,14 +179,35 @@ impl TapQueue {
             header_len,
             receive: settings.receive,
             longest,
-            spare: vec![0; FRAME_MAX].into_boxed_slice(),
+            likely: 0,
+            spare: vec![0; FRAME_MAX.saturating_add(HDR_LEN)].into_boxed_slice(),
             waiting: None,
             full: false,
         }
     }
 
+    /// Writes a frame with its header: a short one in one piece, since copying it costs less than
+    /// a call with several.
+    #[inline]
+    fn write(&mut self, frame: &TxFrame, bytes: &[ReadSpan<'_>]) -> io::Result<usize> {
+        let header = frame.request.to_header(0).encode();
+        let lead = header.get(..self.header_len).unwrap_or(&[]);
+        if frame.len > SHORT || self.waiting.is_some() {
+            return writev(self.tap.as_fd(), lead, bytes);
+        }
+        let (head, room) = self.spare.split_at_mut_checked(lead.len()).unwrap_or_default();
+        head.iter_mut().zip(lead).for_each(|(to, byte)| *to = *byte);
+        let end = copy_out(bytes, 0, room).saturating_add(lead.len());
+        let message = self.spare.get(..end).unwrap_or(&[]);
+        Ok(rustix::io::write(self.tap.as_fd(), message)?)
+    }
+
     /// Understands what a read has brought.
-    fn judge(&self, head: &[u8; HDR_LEN], got: io::Result<usize>) -> Result<Read, EndpointFault> {
+    fn judge(
+        &mut self,
+        head: &[u8; HDR_LEN],
+        got: io::Result<usize>,
+    ) -> Result<Read, EndpointFault> {
         let len = match got {
             Ok(got) => got.saturating_sub(self.header_len),
             Err(error) => return Self::read_failed(&error),
@@ -189,6 +216,7 @@ impl TapQueue {
         if len > self.longest {
             return Ok(Read::Bad(DropReason::TooLong));
         }
+        self.likely = len.max(self.likely.saturating_sub(self.likely / 8));
         if self.header_len == 0 {
             return Ok(Read::Frame(len, RxHeader::default()));
         }
@@ -211,9 +239,13 @@ impl TapQueue {
         }
     }
 
-    /// Straight into the guest's buffers, while they are large enough for any frame.
-    fn receive_direct(&mut self, sink: &mut RxSink<'_>) -> Result<bool, EndpointFault> {
-        while let Some(window) = sink.window(self.longest) {
+    /// Reads a frame: straight into the guest's buffers if it will probably be long and they can
+    /// hold any, else by way of the spare room, since copying a short one costs less than a call
+    /// with several pieces. False when there is none, or no room for one.
+    fn fetch(&mut self, sink: &mut RxSink<'_>) -> Result<bool, EndpointFault> {
+        if self.likely > SHORT
+            && let Some(window) = sink.window(self.longest)
+        {
             let mut head = [0; HDR_LEN];
             let lead = head.get_mut(..self.header_len).unwrap_or(&mut []);
             // One byte beyond the window tells a frame that was too long for it.
@@ -223,16 +255,14 @@ impl TapQueue {
                 Read::Bad(reason) => sink.dropped(reason),
                 Read::Nothing => return Ok(false),
             }
+            return Ok(true);
         }
-        Ok(true)
-    }
-
-    /// By way of the spare room, for as long as the buffers at hand are small.
-    fn receive_copied(&mut self, sink: &mut RxSink<'_>) -> Result<bool, EndpointFault> {
-        let mut head = [0; HDR_LEN];
-        let lead = head.get_mut(..self.header_len).unwrap_or(&mut []);
-        let got = readv(self.tap.as_fd(), lead, &[], &mut self.spare);
-        match self.judge(&head, got)? {
+        if !sink.has_room(1) {
+            return Ok(false);
+        }
+        let got = rustix::io::read(self.tap.as_fd(), &mut self.spare[..]);
+        let head = self.spare.first_chunk().copied().unwrap_or_default();
+        match self.judge(&head, got.map_err(io::Error::from))? {
             Read::Frame(len, header) => {
                 self.waiting = usize::try_from(len).ok().map(|len| (len, header));
             }
@@ -245,8 +275,8 @@ impl TapQueue {
     /// Delivers the frame that waits; false when the guest has no room for it yet.
     fn deliver_waiting(&mut self, sink: &mut RxSink<'_>) -> bool {
         let Some((len, header)) = self.waiting else { return true };
-        let frame = self.spare.get(..len).unwrap_or(&[]);
-        match sink.push(&header, frame) {
+        let behind = self.spare.get(self.header_len..).unwrap_or(&[]);
+        match sink.push(&header, behind.get(..len).unwrap_or(&[])) {
             Ok(()) | Err(Refused::Dropped) => {
                 self.waiting = None;
                 true
@@ -260,9 +290,7 @@ impl EndpointQueue for TapQueue {
     fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
         self.full = false;
         while let Some(frame) = frames.frames().first() {
-            let header = frame.request.to_header(0).encode();
-            let lead = header.get(..self.header_len).unwrap_or(&[]);
-            let Err(error) = writev(self.tap.as_fd(), lead, frames.bytes(frame)) else {
+            let Err(error) = self.write(frame, frames.bytes(frame)) else {
                 frames.sent(1);
                 continue;
             };
@@ -281,11 +309,7 @@ impl EndpointQueue for TapQueue {
     }
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
-        while self.deliver_waiting(sink) {
-            if !self.receive_direct(sink)? || sink.room() == 0 || !self.receive_copied(sink)? {
-                break;
-            }
-        }
+        while self.deliver_waiting(sink) && self.fetch(sink)? {}
         Ok(())
     }
 

@@ -7,9 +7,9 @@
 //! ```
 
 use alloc::sync::Arc;
-use core::sync::atomic::{Ordering, fence};
+use core::sync::atomic::Ordering;
 
-use vionet_raw::{AddressSpace, Descriptor, GuestAddr, SharedIndex, SharedRing, UsedElem};
+use vionet_raw::{AddressSpace, Descriptor, GuestAddr, SharedIndex, SharedRing, UsedElem, fence};
 use vionet_spec::ring::{
     AVAIL_ALIGN, AVAIL_F_NO_INTERRUPT, DESC_ALIGN, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE,
     IDX_OFFSET, RING_OFFSET, SIZE_MAX, USED_ALIGN, USED_ELEM_LEN, USED_F_NO_NOTIFY,

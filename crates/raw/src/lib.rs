@@ -20,7 +20,7 @@
 //!
 //! The feature `host` adds what needs an operating system: mappings of shared files, vectored
 //! system calls over spans, tap devices.
-#![cfg_attr(not(any(feature = "host", test)), no_std)]
+#![cfg_attr(not(any(feature = "host", test, loom)), no_std)]
 #![cfg_attr(
     test,
     allow(
@@ -41,5 +41,8 @@ pub mod host;
 pub use memory::{
     AddressSpace, Descriptor, GuestAddr, MapError, MemoryMap, PackedDescriptor, PackedDescriptors,
     Pushed, ReadSpan, Region, SharedIndex, SharedRing, SpanStore, UsedElem, UserAddr, WriteSpan,
-    copy_behind, copy_in, copy_out,
+    copy_behind, copy_in, copy_out, fence,
 };
+
+#[cfg(loom)]
+pub use memory::model;

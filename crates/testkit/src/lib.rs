@@ -4,6 +4,7 @@
 //!   GuestRam      guest memory between pages that fault: a stray access stops the test
 //!   SplitDriver   an honest driver of a split ring; it notices what a device does wrong
 //!   PackedDriver  the same of a packed ring
+//!   Treadmill     a driver that costs nothing, for measuring
 //!   judge()       what a device should find in a ring, said once more in the plainest way
 //!   hostile       rings gone wrong, by seed
 //!   drive()       bytes in, a ring and what is done with it out: for fuzzing and properties
@@ -30,6 +31,7 @@ mod probe;
 mod ram;
 mod random;
 mod split;
+mod treadmill;
 
 pub use drive::drive;
 pub use judge::{Broken, Judged, judge};
@@ -38,3 +40,4 @@ pub use probe::{Probe, Reach};
 pub use ram::GuestRam;
 pub use random::{Random, each_seed};
 pub use split::{Arrangement, Buffer, SplitDriver, Used};
+pub use treadmill::Treadmill;

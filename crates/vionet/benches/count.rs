@@ -27,18 +27,12 @@ use vionet::endpoint::{
 };
 use vionet::{Effect, Effects, Instant, Nic, NicConfig, Op, QueueIndex, QueuePair};
 use vionet_frame::header::Offloads;
-use vionet_queue::{
-    Batch, Cursor, DeviceReads, DeviceWrites, Direction, Format, Queue, QueueSetup, RingFeatures,
-};
-use vionet_raw::GuestAddr;
+use vionet_queue::{Batch, DeviceReads, DeviceWrites, Direction, Format, Queue};
 use vionet_spec::feature::{Feature, FeatureBits};
-use vionet_testkit::GuestRam;
+use vionet_testkit::Treadmill;
 
 const RX: QueueIndex = QueueIndex(0);
 const TX: QueueIndex = QueueIndex(1);
-const RING: u64 = 0x1_0000;
-const BUFFERS: u64 = 0x10_0000;
-const SIZE: u16 = 256;
 /// Frames a driver like DPDK's makes available at once.
 const BURST: u16 = 32;
 const FRAME: u32 = 64;
@@ -72,88 +66,24 @@ impl EndpointQueue for Host {
     }
 }
 
-/// A driver that says the same again and again, written straight into memory.
-struct Driver {
-    ram: GuestRam,
-    format: Format,
-    writable: bool,
-    next: u32,
-}
-
-impl Driver {
-    fn new(format: Format, writable: bool) -> Self {
-        let ram = GuestRam::new(&[(RING, 0x1_0000), (BUFFERS, 0x20_0000)]);
-        let driver = Self { ram, format, writable, next: 0 };
-        for slot in 0..SIZE {
-            let at = driver.buffer(slot);
-            match format {
-                Format::Split => {
-                    let flags = u16::from(writable) << 1;
-                    driver.ram.write_descriptor(driver.slot(slot), at, driver.len(), flags, 0);
-                    driver.ram.write_u16(RING + 0x2004 + 2 * u64::from(slot), slot);
-                }
-                Format::Packed => driver.ram.write(driver.slot(slot), &at.to_le_bytes()),
-            }
-        }
-        driver
-    }
-
-    fn buffer(&self, slot: u16) -> u64 {
-        BUFFERS + 2048 * u64::from(slot)
-    }
-
-    fn len(&self) -> u32 {
-        if self.writable { 2048 } else { 12 + FRAME }
-    }
-
-    fn slot(&self, slot: u16) -> u64 {
-        RING + 16 * u64::from(slot)
-    }
-
-    fn setup(&self) -> QueueSetup {
-        let [descriptors, driver, device] = [0, 0x2000, 0x4000].map(|at| GuestAddr(RING + at));
-        QueueSetup { size: SIZE, descriptors, driver, device }
-    }
-
-    fn features(&self) -> RingFeatures {
-        let format = self.format;
-        RingFeatures { format, event_idx: false, indirect: true, in_order: false }
-    }
-
-    /// Makes one burst available.
-    fn post(&mut self) {
-        for _ in 0..BURST {
-            if self.format == Format::Packed {
-                let slot = (self.next % u32::from(SIZE)) as u16;
-                let lap = (self.next / u32::from(SIZE)).is_multiple_of(2);
-                let flags = if lap { 0x80 } else { 0x8000 } | (u16::from(self.writable) << 1);
-                self.ram.write(self.slot(slot) + 8, &self.len().to_le_bytes());
-                self.ram.write_u16(self.slot(slot) + 12, slot);
-                self.ram.write_u16(self.slot(slot) + 14, flags);
-            }
-            self.next += 1;
-        }
-        if self.format == Format::Split {
-            self.ram.write_u16(RING + 0x2002, self.next as u16);
-        }
-    }
+fn driver(format: Format, writable: bool) -> Treadmill {
+    Treadmill::new(format, writable, if writable { 2048 } else { 12 + FRAME })
 }
 
 /// A pair at work on one queue.
-fn pair(driver: &Driver) -> Box<QueuePair> {
+fn pair(driver: &Treadmill, index: QueueIndex) -> Box<QueuePair> {
     let none = Offloads::NONE;
     let capabilities = Capabilities { transmit: none, receive: none, pairs_max: 1, mtu: 1500 };
     let mut nic = Nic::new(NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }, capabilities);
     let mut bits = FeatureBits::of(&[Feature::VERSION_1, Feature::MRG_RXBUF]);
-    if driver.format == Format::Packed {
+    if driver.features().format == Format::Packed {
         bits = bits.with(Feature::RING_PACKED);
     }
-    let index = if driver.writable { RX } else { TX };
-    let (setup, cursor) = (driver.setup(), Cursor::start(driver.format));
+    let (setup, cursor) = (driver.setup(), driver.cursor());
     let mut out = None;
     for op in [
         Op::Negotiate(bits),
-        Op::Memory(Arc::clone(driver.ram.space())),
+        Op::Memory(Arc::clone(driver.space())),
         Op::EnableQueue(index, true),
         Op::StartQueue { index, setup, cursor },
     ] {
@@ -175,11 +105,11 @@ fn pair(driver: &Driver) -> Box<QueuePair> {
 }
 
 fn service(format: Format, writable: bool, batches: u32) -> u64 {
-    let mut driver = Driver::new(format, writable);
-    let mut pair = pair(&driver);
+    let mut driver = driver(format, writable);
+    let mut pair = pair(&driver, if writable { RX } else { TX });
     let mut frames = 0;
     for _ in 0..batches {
-        driver.post();
+        driver.post(BURST);
         let step = measured(|| pair.service(Instant::from_nanos(0)));
         assert!(step.worked && step.fault.is_none());
         frames += u64::from(BURST);
@@ -188,14 +118,13 @@ fn service(format: Format, writable: bool, batches: u32) -> u64 {
 }
 
 fn verbs<D: Direction>(format: Format, batches: u32) -> u64 {
-    let mut driver = Driver::new(format, D::WRITABLE);
-    let space = driver.ram.space();
-    let cursor = Cursor::start(format);
-    let mut queue = driver.setup().activate(space, driver.features(), cursor).unwrap();
+    let mut driver = driver(format, D::WRITABLE);
+    let space = driver.space();
+    let mut queue = driver.setup().activate(space, driver.features(), driver.cursor()).unwrap();
     let mut batch = Batch::<D>::new(Arc::clone(space), 12);
     let mut chains = 0;
     for _ in 0..batches {
-        driver.post();
+        driver.post(BURST);
         chains += measured(|| turn(&mut queue, &mut batch)) as u64;
     }
     chains

@@ -41,6 +41,14 @@ impl Pieces {
         i32::try_from(self.len).unwrap_or(0)
     }
 
+    /// The piece, when there is one: then the call for one piece does, which costs less.
+    #[inline]
+    fn single(&self) -> Option<libc::iovec> {
+        let [first, ..] = &self.list;
+        // SAFETY: the first `len` pieces are initialised.
+        (self.len == 1).then(|| unsafe { first.assume_init() })
+    }
+
     fn base(&mut self) -> *mut libc::iovec {
         self.list.as_mut_ptr().cast()
     }
@@ -82,6 +90,11 @@ fn incoming(
 pub fn writev(fd: BorrowedFd<'_>, head: &[u8], spans: &[ReadSpan<'_>]) -> io::Result<usize> {
     let mut pieces = Pieces::new();
     outgoing(&mut pieces, head, spans)?;
+    if let Some(libc::iovec { iov_base, iov_len }) = pieces.single() {
+        // SAFETY: as below, for one piece.
+        let done = unsafe { libc::write(fd.as_raw_fd(), iov_base, iov_len) };
+        return check(done.try_into().unwrap_or(-1));
+    }
     let count = pieces.count();
     // SAFETY: the first `count` pieces are initialised; each is memory that its borrow or span
     // keeps mapped for the call, and writev only reads it.
@@ -102,6 +115,11 @@ pub fn readv(
 ) -> io::Result<usize> {
     let mut pieces = Pieces::new();
     incoming(&mut pieces, head, spans, tail)?;
+    if let Some(libc::iovec { iov_base, iov_len }) = pieces.single() {
+        // SAFETY: as below, for one piece.
+        let done = unsafe { libc::read(fd.as_raw_fd(), iov_base, iov_len) };
+        return check(done.try_into().unwrap_or(-1));
+    }
     let count = pieces.count();
     // SAFETY: the first `count` pieces are initialised; private pieces are borrowed exclusively,
     // spans are guest memory that stays mapped and that no Rust reference points to.

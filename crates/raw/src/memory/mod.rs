@@ -1,14 +1,18 @@
 //! Guest memory: the table of regions, the spans of buffers, the cells of rings.
 
 mod map;
+#[cfg(loom)]
+pub mod model;
 mod packed;
 mod ring;
 mod span;
+mod sync;
 
 pub use map::{AddressSpace, GuestAddr, MapError, MemoryMap, Region, UserAddr};
 pub use packed::{PackedDescriptor, PackedDescriptors};
 pub use ring::{Cell, Descriptor, SharedIndex, SharedRing, UsedElem};
 pub use span::{Pushed, ReadSpan, SpanStore, WriteSpan, copy_behind, copy_in, copy_out};
+pub use sync::fence;
 
 /// The same word, of which the compiler knows nothing: it cannot fetch it once more from where it
 /// came, however often it is used.

@@ -7,9 +7,9 @@
 use alloc::sync::Arc;
 use core::fmt;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::map::MemoryMap;
+use super::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// A packed descriptor (VIRTIO 1.4 §2.8.13) without its flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

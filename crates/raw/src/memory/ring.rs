@@ -8,10 +8,10 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use super::map::MemoryMap;
 use super::prefetch;
+use super::sync::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 /// A value that lives in shared memory, made of atomics of one width.
 pub trait Cell: Copy + sealed::Sealed {
@@ -106,7 +106,7 @@ pub struct UsedElem {
 
 impl Cell for UsedElem {
     // The used ring is aligned to 4 only, and its entries start at offset 4: two 32-bit words.
-    type Atoms = [core::sync::atomic::AtomicU32; 2];
+    type Atoms = [AtomicU32; 2];
     #[inline]
     fn load(atoms: &Self::Atoms) -> Self {
         let [id, len] = atoms;

@@ -233,10 +233,15 @@ impl<'a> RxSink<'a> {
         self.deliver(len, header)
     }
 
-    /// Counts a frame that the endpoint itself has dropped.
+    /// Counts a frame that the endpoint itself has dropped. It uses up the step's budget like
+    /// any other: no step is without end.
     #[cold]
     pub fn dropped(&mut self, reason: DropReason) {
         self.stats.dropped(reason, 1);
+        if let Some(budget) = self.budget.checked_sub(1) {
+            self.budget = budget;
+            self.lost = self.lost.saturating_add(1);
+        }
     }
 
     /// No room for a frame: is it worth waiting?
@@ -332,12 +337,9 @@ impl<'a> RxSink<'a> {
         }
     }
 
-    /// A frame that is dropped uses up the step's budget as well: no step is without end.
     #[inline]
     fn deliver(&mut self, len: u32, header: &RxHeader) -> Result<(), Refused> {
         self.settle(len, header).map_err(|reason| {
-            self.budget = self.budget.saturating_sub(1);
-            self.lost = self.lost.saturating_add(1);
             self.dropped(reason);
             Refused::Dropped
         })
