@@ -17,7 +17,9 @@
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
-use vionet_raw::{AddressSpace, GuestAddr, PackedDescriptor, PackedDescriptors, SharedIndex, fence};
+use vionet_raw::{
+    AddressSpace, GuestAddr, PackedDescriptor, PackedDescriptors, SharedIndex, fence,
+};
 use vionet_spec::ring::{
     DESC_ALIGN, DESC_F_AVAIL, DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_USED, DESC_F_WRITE,
     EVENT_FLAGS_DESC, EVENT_FLAGS_DISABLE, EVENT_FLAGS_ENABLE, SIZE_MAX, USED_ALIGN,
