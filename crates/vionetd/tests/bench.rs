@@ -41,7 +41,7 @@ fn number(row: &Value, path: &str) -> f64 {
 
 #[test]
 fn every_frame_comes_back_whole_and_in_turn_over_every_ring() {
-    let server = Server::start("bench-echo", &["endpoint=echo"]);
+    let server = Server::start("bench-echo", &[], &["endpoint=echo"]);
     for (shape, size) in [
         (&["--size", "60+61+1518+9000"][..], "60+61+1518+9000"),
         // More frames at once than a small ring holds, and no buffer to spare.
@@ -76,7 +76,7 @@ fn every_frame_comes_back_whole_and_in_turn_over_every_ring() {
 #[test]
 fn frames_cross_a_switch_whole_and_in_turn() {
     let switch = "endpoint=switch:lan";
-    let server = Server::start("bench-switch", &[switch, switch]);
+    let server = Server::start("bench-switch", &[], &[switch, switch]);
     let to = server.socket(1).display().to_string();
     let args = [SHORT, "--to", &to, "--ring", RINGS, "--size", "imix", "--verify"];
     for row in rows(&server.socket(0), &args) {
@@ -89,7 +89,7 @@ fn frames_cross_a_switch_whole_and_in_turn() {
 #[test]
 fn one_way_frames_are_counted_and_an_offered_rate_is_kept() {
     let nics = ["endpoint=null", "endpoint=flood:100"];
-    let server = Server::start("bench-one-way", &nics);
+    let server = Server::start("bench-one-way", &[], &nics);
     for (index, way) in [(0, "transmit"), (1, "receive")] {
         for row in
             rows(&server.socket(index), &[SHORT, "--way", way, "--ring", RINGS, "--size", "100"])
@@ -110,7 +110,7 @@ fn one_way_frames_are_counted_and_an_offered_rate_is_kept() {
 
 #[test]
 fn back_ends_are_compared_round_by_round_and_drawn() {
-    let server = Server::start("bench-two", &["endpoint=null", "endpoint=null"]);
+    let server = Server::start("bench-two", &[], &["endpoint=null", "endpoint=null"]);
     let [first, second] = [0, 1].map(|index| server.socket(index).display().to_string());
     let chart = std::env::temp_dir().join(format!("vionet-chart-{}.svg", std::process::id()));
     let drawn = chart.display().to_string();
@@ -139,7 +139,7 @@ fn back_ends_are_compared_round_by_round_and_drawn() {
 
 #[test]
 fn a_mistake_is_told_with_what_to_do() {
-    let server = Server::start("bench-errors", &["endpoint=null"]);
+    let server = Server::start("bench-errors", &[], &["endpoint=null"]);
     let socket = server.socket(0).display().to_string();
     for (args, code, word) in [
         (&["--socket", "/nonexistent/x.sock"][..], 1, "/nonexistent/x.sock"),

@@ -73,7 +73,7 @@ fn nic(last: u8, more: &str) -> String {
 #[test]
 fn guests_of_one_process_talk_over_a_switch_and_outlive_each_other() {
     let (a, b, c) = (nic(1, ""), nic(2, ""), nic(3, ",isolated"));
-    let server = Server::start("switch", &[&a, &b, &c, "endpoint=null"]);
+    let server = Server::start("switch", &[], &[&a, &b, &c, "endpoint=null"]);
     let [mut a, mut b, mut c] = [0, 1, 2].map(|index| Guest::attach(&server, index));
     for number in 0..500 {
         a.send(b.mac, number);

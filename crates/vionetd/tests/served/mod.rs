@@ -15,11 +15,11 @@ pub(crate) struct Server {
 
 impl Server {
     /// Serves a device for each of `nics`, at the sockets `0`, `1`, ...
-    pub(crate) fn start(name: &str, nics: &[&str]) -> Self {
+    pub(crate) fn start(name: &str, options: &[&str], nics: &[&str]) -> Self {
         let folder = std::env::temp_dir().join(format!("vionet-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_vionet"));
-        command.args(["serve", "--quiet"]);
+        command.args(["serve", "--quiet"]).args(options);
         for (index, nic) in nics.iter().enumerate() {
             let path = folder.join(index.to_string());
             command.args(["--nic", &format!("socket-path={},{nic}", path.display())]);
