@@ -13,8 +13,8 @@ const CASES: &[(&str, f64)] = &[
     ("ring-packed", 71.0),
     ("ring-receive-split", 66.0),
     ("ring-receive-packed", 70.0),
-    ("transmit-split", 124.0),
-    ("transmit-packed", 131.0),
+    ("transmit-split", 118.0),
+    ("transmit-packed", 124.0),
     ("receive-split", 137.0),
     ("receive-packed", 145.0),
 ];

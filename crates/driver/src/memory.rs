@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use vionet_raw::host::mmap::{Mapping, memory_file};
-use vionet_raw::{AddressSpace, GuestAddr, MemoryMap, SpanStore, UserAddr, copy_in, copy_out};
+use vionet_raw::{
+    Access, AddressSpace, GuestAddr, MemoryMap, Pushed, SpanStore, UserAddr, copy_in, copy_out,
+};
 
 use crate::error::GuestError;
 
@@ -35,7 +37,7 @@ impl Memory {
         let map = MemoryMap::new(vec![region]);
         let map = map.map_err(|_| GuestError::Device("the guest's own memory"))?;
         let space = Arc::new(AddressSpace::new(Arc::new(map)));
-        let spans = SpanStore::new(Arc::clone(&space));
+        let spans = SpanStore::new(Arc::clone(&space), Access::Both);
         Ok(Self { file, len, space, spans })
     }
 
@@ -57,8 +59,8 @@ impl Memory {
         self.spans.truncate(0);
         let len = u32::try_from(len).map_err(|_| GuestError::Device("a length"))?;
         match self.spans.push(GuestAddr(at), len) {
-            vionet_raw::Pushed::Added(count) => Ok(count),
-            vionet_raw::Pushed::Full | vionet_raw::Pushed::Unmapped => {
+            Pushed::Added(count) => Ok(count),
+            Pushed::Full | Pushed::Unmapped | Pushed::Missing => {
                 Err(GuestError::Device("an address outside of memory"))
             }
         }

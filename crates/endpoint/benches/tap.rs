@@ -32,7 +32,7 @@ use vionet_endpoint::Tap;
 use vionet_queue::Format;
 use vionet_raw::host::tun::{self, TunOffloads};
 use vionet_raw::host::vector::{readv, writev};
-use vionet_raw::{GuestAddr, Pushed, SpanStore};
+use vionet_raw::{Access, GuestAddr, Pushed, SpanStore};
 use vionet_spec::feature::{Feature, FeatureBits};
 use vionet_testkit::Treadmill;
 
@@ -141,7 +141,7 @@ fn pair(driver: &Treadmill, index: QueueIndex, tap: &mut Tap) -> Box<QueuePair> 
 
 /// The buffers of a driver, in runs of so many: guest memory is what both ways read and write.
 fn runs(driver: &Treadmill, len: u32, together: u16) -> SpanStore<256> {
-    let mut store = SpanStore::new(Arc::clone(driver.space()));
+    let mut store = SpanStore::new(Arc::clone(driver.space()), Access::Both);
     for first in (0..=driver.size() - together).step_by(together.into()) {
         let bytes = len * u32::from(together);
         assert_eq!(store.push(GuestAddr(driver.buffer(first)), bytes), Pushed::Added(1));

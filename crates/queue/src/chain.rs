@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::marker::PhantomData;
 
-use vionet_raw::{AddressSpace, GuestAddr, Pushed, ReadSpan, SpanStore, WriteSpan};
+use vionet_raw::{Access, AddressSpace, GuestAddr, Pushed, ReadSpan, SpanStore, WriteSpan};
 use vionet_spec::ring::DESC_F_WRITE;
 
 /// The most chains in a batch.
@@ -154,8 +154,19 @@ pub struct Batch<D: Direction> {
     first: usize,
     end: usize,
     lead: u32,
-    cramped: bool,
+    left: Left,
     direction: PhantomData<D>,
+}
+
+/// Why a take left chains in the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Left {
+    /// It did not, or was to take no more.
+    Nothing,
+    /// The batch had no room.
+    NoRoom,
+    /// The platform had no translation.
+    Missing,
 }
 
 /// A chain in the making.
@@ -177,6 +188,8 @@ pub(crate) enum Refused {
     /// The store is full; the chain is tried again with an empty one.
     Full,
     Unmapped,
+    /// The platform has no translation yet.
+    Missing,
     TooManyBytes,
 }
 
@@ -185,8 +198,9 @@ impl<D: Direction> Batch<D> {
     #[must_use]
     pub fn new(space: Arc<AddressSpace>, lead: u32) -> Self {
         let rows = Box::new([Row::default(); ROWS_MAX]);
-        let store = SpanStore::new(space);
-        Self { store, rows, first: 0, end: 0, lead, cramped: false, direction: PhantomData }
+        let access = if D::WRITABLE { Access::Write } else { Access::Read };
+        let store = SpanStore::new(space, access);
+        Self { store, rows, first: 0, end: 0, lead, left: Left::Nothing, direction: PhantomData }
     }
 
     /// How many chains the batch holds.
@@ -207,11 +221,17 @@ impl<D: Direction> Batch<D> {
     /// posted since does not count.
     #[must_use]
     pub fn is_cramped(&self) -> bool {
-        self.cramped
+        self.left == Left::NoRoom
     }
 
-    pub(crate) fn set_cramped(&mut self, cramped: bool) {
-        self.cramped = cramped;
+    /// Whether the last take ended at a chain for which the platform has no translation yet.
+    #[must_use]
+    pub fn is_untranslated(&self) -> bool {
+        self.left == Left::Missing
+    }
+
+    pub(crate) fn set_left(&mut self, left: Left) {
+        self.left = left;
     }
 
     /// The chain at `index`, oldest first. It is good until the batch is taken into or put from.
@@ -309,6 +329,7 @@ impl<D: Direction> Batch<D> {
             Pushed::Added(spans) => Ok(spans),
             Pushed::Full => Err(Refused::Full),
             Pushed::Unmapped => Err(Refused::Unmapped),
+            Pushed::Missing => Err(Refused::Missing),
         }
     }
 

@@ -25,7 +25,7 @@ use vionet_spec::ring::{
     EVENT_FLAGS_DESC, EVENT_FLAGS_DISABLE, EVENT_FLAGS_ENABLE, SIZE_MAX, USED_ALIGN,
 };
 
-use crate::chain::{Batch, CHAIN_MAX, Direction, Draft, Row};
+use crate::chain::{Batch, CHAIN_MAX, Direction, Draft, Left, Row};
 use crate::fault::Fault;
 use crate::kick::{Armed, Place, Published, is_crossed_packed};
 use crate::setup::{Cursor, QueueSetup, RingFeatures};
@@ -138,13 +138,13 @@ impl PackedRing {
         is_available(self.descriptors.slot(self.avail.slot).flags(), self.avail.wrap)
     }
 
-    /// True when lists were left for want of room in the batch.
+    /// Why lists were left, if some were.
     #[inline]
     pub(crate) fn take<D: Direction>(
         &mut self,
         limit: usize,
         batch: &mut Batch<D>,
-    ) -> Result<bool, Fault> {
+    ) -> Result<Left, Fault> {
         let mut left = limit;
         while left > 0 && batch.has_free_row() {
             let singles = self.take_singles(left, batch);
@@ -155,7 +155,7 @@ impl PackedRing {
             let Place { slot, wrap } = self.avail;
             let flags = self.descriptors.slot(slot).flags();
             if !is_available(flags, wrap) {
-                return Ok(false);
+                return Ok(Left::Nothing);
             }
             let first = self.descriptors.slot(slot).load();
             // The driver may not make a slot available again that it has not got back.
@@ -173,6 +173,10 @@ impl PackedRing {
                 }
                 Ok((Walk::NoRoom, ..)) if no_room(batch, draft)? => continue,
                 Ok((Walk::NoRoom, ..)) => break,
+                Ok((Walk::Missing, ..)) => {
+                    batch.give_up(draft);
+                    return Ok(Left::Missing);
+                }
                 Err(fault) => {
                     batch.give_up(draft);
                     return Err(fault);
@@ -180,7 +184,7 @@ impl PackedRing {
             }
             left = left.wrapping_sub(1);
         }
-        Ok(left > 0)
+        Ok(if left > 0 { Left::NoRoom } else { Left::Nothing })
     }
 
     /// Slots that the driver may make available.
@@ -227,8 +231,9 @@ impl PackedRing {
         // A list is no longer than the ring (PKD-24), nor than what is served (PKD-21).
         for slots in 1..=self.size.min(CHAIN_MAX) {
             let PackedDescriptor { addr, len, id } = descriptor;
-            if let Walk::NoRoom = add(addr, len, flags, batch, draft)? {
-                return Ok((Walk::NoRoom, id, slots));
+            match add(addr, len, flags, batch, draft)? {
+                Walk::Done => {}
+                stop @ (Walk::NoRoom | Walk::Missing) => return Ok((stop, id, slots)),
             }
             if flags & DESC_F_NEXT == 0 {
                 return Ok((Walk::Done, id, slots));
@@ -254,13 +259,17 @@ impl PackedRing {
         batch: &mut Batch<D>,
         draft: &mut Draft,
     ) -> Result<Walk, Fault> {
-        self.table.open(pointer.addr, pointer.len, flags)?;
+        match self.table.open(pointer.addr, pointer.len, flags)? {
+            Walk::Done => {}
+            stop @ (Walk::NoRoom | Walk::Missing) => return Ok(stop),
+        }
         let entries = u16::try_from(self.table.len()).unwrap_or(CHAIN_MAX);
         for entry in 0..entries {
             let (PackedDescriptor { addr, len, .. }, flags) =
                 PackedDescriptor::from_bytes(self.table.entry(entry)?);
-            if let Walk::NoRoom = add(addr, len, flags, batch, draft)? {
-                return Ok(Walk::NoRoom);
+            match add(addr, len, flags, batch, draft)? {
+                Walk::Done => {}
+                stop @ (Walk::NoRoom | Walk::Missing) => return Ok(stop),
             }
         }
         Ok(Walk::Done)

@@ -64,8 +64,8 @@ impl Queue {
         let taken = into.len().saturating_sub(before);
         self.held = self.held.saturating_add(taken);
         match result {
-            Ok(cramped) => {
-                into.set_cramped(cramped);
+            Ok(left) => {
+                into.set_left(left);
                 Ok(taken)
             }
             Err(fault) => {

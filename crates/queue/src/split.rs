@@ -15,7 +15,7 @@ use vionet_spec::ring::{
     IDX_OFFSET, RING_OFFSET, SIZE_MAX, USED_ALIGN, USED_ELEM_LEN, USED_F_NO_NOTIFY,
 };
 
-use crate::chain::{Batch, CHAIN_MAX, Direction, Draft, Row};
+use crate::chain::{Batch, CHAIN_MAX, Direction, Draft, Left, Row};
 use crate::fault::Fault;
 use crate::kick::{Armed, Published, is_crossed};
 use crate::setup::{Cursor, QueueSetup, RingFeatures};
@@ -128,14 +128,14 @@ impl SplitRing {
         self.waiting(1) > 0
     }
 
-    /// True when chains were left for want of room in the batch.
+    /// Why chains were left, if some were.
     #[inline]
     pub(crate) fn take<D: Direction>(
         &mut self,
         limit: usize,
         held: usize,
         batch: &mut Batch<D>,
-    ) -> Result<bool, Fault> {
+    ) -> Result<Left, Fault> {
         let waiting = self.waiting(limit);
         if waiting.saturating_add(held) > usize::from(self.size) {
             return Err(Fault::IndexJump);
@@ -157,6 +157,10 @@ impl SplitRing {
                 Ok(Walk::Done) => batch.close(draft, head, 1),
                 Ok(Walk::NoRoom) if no_room(batch, draft)? => continue,
                 Ok(Walk::NoRoom) => break,
+                Ok(Walk::Missing) => {
+                    batch.give_up(draft);
+                    return Ok(Left::Missing);
+                }
                 Err(fault) => {
                     batch.give_up(draft);
                     return Err(fault);
@@ -165,7 +169,7 @@ impl SplitRing {
             self.next_avail = self.next_avail.wrapping_add(1);
             left = left.wrapping_sub(1);
         }
-        Ok(left > 0)
+        Ok(if left > 0 { Left::NoRoom } else { Left::Nothing })
     }
 
     /// Chains of one buffer, as they mostly are, up to the first other one. A head outside is not
@@ -199,8 +203,9 @@ impl SplitRing {
                 return self.walk_table(descriptor, CHAIN_MAX.wrapping_sub(seen), batch, draft);
             }
             let Descriptor { addr, len, flags, .. } = descriptor;
-            if let Walk::NoRoom = add(addr, len, flags, batch, draft)? {
-                return Ok(Walk::NoRoom);
+            match add(addr, len, flags, batch, draft)? {
+                Walk::Done => {}
+                stop @ (Walk::NoRoom | Walk::Missing) => return Ok(stop),
             }
             if descriptor.flags & DESC_F_NEXT == 0 {
                 return Ok(Walk::Done);
@@ -221,7 +226,10 @@ impl SplitRing {
         batch: &mut Batch<D>,
         draft: &mut Draft,
     ) -> Result<Walk, Fault> {
-        self.table.open(pointer.addr, pointer.len, pointer.flags)?;
+        match self.table.open(pointer.addr, pointer.len, pointer.flags)? {
+            Walk::Done => {}
+            stop @ (Walk::NoRoom | Walk::Missing) => return Ok(stop),
+        }
         let mut next = 0;
         for _ in 0..self.table.len().min(usize::from(most)) {
             let descriptor = Descriptor::from_bytes(self.table.entry(next)?);
@@ -229,8 +237,9 @@ impl SplitRing {
                 return Err(Fault::IndirectNested);
             }
             let Descriptor { addr, len, flags, .. } = descriptor;
-            if let Walk::NoRoom = add(addr, len, flags, batch, draft)? {
-                return Ok(Walk::NoRoom);
+            match add(addr, len, flags, batch, draft)? {
+                Walk::Done => {}
+                stop @ (Walk::NoRoom | Walk::Missing) => return Ok(stop),
             }
             if descriptor.flags & DESC_F_NEXT == 0 {
                 return Ok(Walk::Done);

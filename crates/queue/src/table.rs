@@ -12,11 +12,12 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use vionet_raw::{AddressSpace, GuestAddr, Pushed, SpanStore, copy_out};
+use vionet_raw::{Access, AddressSpace, GuestAddr, Pushed, SpanStore, copy_out};
 use vionet_spec::ring::{DESC_F_NEXT, DESC_LEN};
 
 use crate::chain::CHAIN_MAX;
 use crate::fault::Fault;
+use crate::walk::Walk;
 
 const ENTRIES_MAX: usize = 1024;
 const _: () = assert!(CHAIN_MAX == 1024, "a chain may use all of a table");
@@ -38,13 +39,19 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(space: &Arc<AddressSpace>, agreed: bool) -> Self {
         let entries = Box::new([[0; 16]; ENTRIES_MAX]);
-        Self { entries, spans: SpanStore::new(Arc::clone(space)), count: 0, copied: 0, agreed }
+        Self {
+            entries,
+            spans: SpanStore::new(Arc::clone(space), Access::Read),
+            count: 0,
+            copied: 0,
+            agreed,
+        }
     }
 
     /// Goes on to the table of `len` bytes at `at`, all of which must be mapped; `flags` are those
-    /// of the descriptor that points to it.
+    /// of the descriptor that points to it. Done, or missing.
     #[inline]
-    pub(crate) fn open(&mut self, at: u64, len: u32, flags: u16) -> Result<(), Fault> {
+    pub(crate) fn open(&mut self, at: u64, len: u32, flags: u16) -> Result<Walk, Fault> {
         if !self.agreed {
             return Err(Fault::IndirectNotAgreed);
         }
@@ -56,11 +63,13 @@ impl Table {
             return Err(Fault::IndirectLength);
         }
         self.spans.truncate(0);
-        let Pushed::Added(_) = self.spans.push(GuestAddr(at), len) else {
-            return Err(Fault::IndirectUnmapped);
-        };
+        match self.spans.push(GuestAddr(at), len) {
+            Pushed::Added(_) => {}
+            Pushed::Missing => return Ok(Walk::Missing),
+            Pushed::Full | Pushed::Unmapped => return Err(Fault::IndirectUnmapped),
+        }
         (self.count, self.copied) = (count, 0);
-        Ok(())
+        Ok(Walk::Done)
     }
 
     /// How many entries the table has.

@@ -10,6 +10,8 @@ pub(crate) enum Walk {
     Done,
     /// The batch has no room; the chain stays in the ring.
     NoRoom,
+    /// The platform has no translation yet; the chain stays in the ring.
+    Missing,
 }
 
 /// Adds one buffer to the chain in the making.
@@ -30,6 +32,7 @@ pub(crate) fn add<D: Direction>(
     match batch.extend(draft, addr, len) {
         Ok(()) => Ok(Walk::Done),
         Err(Refused::Full) => Ok(Walk::NoRoom),
+        Err(Refused::Missing) => Ok(Walk::Missing),
         Err(Refused::Unmapped) => Err(Fault::BufferUnmapped),
         Err(Refused::TooManyBytes) => Err(Fault::TooManyBytes),
     }

@@ -39,9 +39,9 @@ pub mod memory;
 pub mod host;
 
 pub use memory::{
-    AddressSpace, Descriptor, GuestAddr, MapError, MemoryMap, PackedDescriptor, PackedDescriptors,
-    Pushed, ReadSpan, Region, SharedIndex, SharedRing, SpanStore, UsedElem, UserAddr, WriteSpan,
-    copy_behind, copy_in, copy_out, fence,
+    Access, AddressSpace, Descriptor, GuestAddr, MapError, MemoryMap, PackedDescriptor,
+    PackedDescriptors, Pushed, ReadSpan, Region, SharedIndex, SharedRing, SpanStore, Translate,
+    Untranslated, UsedElem, UserAddr, WriteSpan, copy_behind, copy_in, copy_out, fence,
 };
 
 #[cfg(loom)]

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use vionet_raw::host::mmap::Mapping;
 use vionet_raw::{
-    AddressSpace, GuestAddr, MemoryMap, Pushed, ReadSpan, SpanStore, UserAddr, WriteSpan,
+    Access, AddressSpace, GuestAddr, MemoryMap, Pushed, ReadSpan, SpanStore, UserAddr, WriteSpan,
     copy_behind, copy_in, copy_out,
 };
 
@@ -30,7 +30,7 @@ fn memory() -> Arc<AddressSpace> {
         Mapping::guarded(PAGE as usize).unwrap().into_region(GuestAddr(at), UserAddr(at))
     });
     let space = Arc::new(AddressSpace::new(Arc::new(MemoryMap::new(regions.into()).unwrap())));
-    let mut store = SpanStore::<4>::new(Arc::clone(&space));
+    let mut store = SpanStore::<4>::new(Arc::clone(&space), Access::Both);
     assert_eq!(store.push(GuestAddr(BASE), LEN as u32), Pushed::Added(3));
     let bytes: Vec<u8> = (0..LEN).map(byte_at).collect();
     assert_eq!(copy_in(store.writable(0, 3), 0, &bytes), bytes.len());
@@ -62,7 +62,7 @@ proptest! {
     fn a_store_holds_what_was_pushed_and_nothing_of_what_was_refused(
         pushes in prop::collection::vec((BASE - 20..BASE + LEN + 20, 1..2 * PAGE), 1..12),
     ) {
-        let mut store = SpanStore::<8>::new(memory());
+        let mut store = SpanStore::<8>::new(memory(), Access::Both);
         let mut expected = Vec::new();
         for (at, len) in pushes {
             let (before, bytes) = (store.len(), expected.len());
@@ -79,7 +79,7 @@ proptest! {
                     prop_assert!(before.saturating_add(spans) > 8);
                     prop_assert_eq!(store.len(), before);
                 }
-                Pushed::Unmapped => {
+                Pushed::Unmapped | Pushed::Missing => {
                     prop_assert_eq!((spans_of(at, len), store.len()), (None, before));
                 }
             }
@@ -94,7 +94,7 @@ proptest! {
         (position, cut) in (0..10_usize, 0..700_usize),
         keep in 0..10_usize,
     ) {
-        let mut store = SpanStore::<8>::new(memory());
+        let mut store = SpanStore::<8>::new(memory(), Access::Both);
         let mut model: Vec<Vec<u8>> = Vec::new();
         for (index, len) in lens.iter().enumerate() {
             let at = BASE + 400 * index as u64;
@@ -125,7 +125,7 @@ proptest! {
         len in 0..2500_usize,
     ) {
         let total = cuts.iter().sum::<u64>() as usize;
-        let mut from = SpanStore::<8>::new(memory());
+        let mut from = SpanStore::<8>::new(memory(), Access::Both);
         let mut at = BASE + 17;
         for cut in &cuts {
             prop_assert_eq!(from.push(GuestAddr(at), *cut as u32), Pushed::Added(1));
@@ -195,7 +195,7 @@ proptest! {
 
 #[test]
 fn addresses_at_the_ends_of_the_address_space_are_not_mapped() {
-    let mut store = SpanStore::<8>::new(memory());
+    let mut store = SpanStore::<8>::new(memory(), Access::Both);
     for (at, len) in [(0, 1), (u64::MAX, 1), (u64::MAX, u32::MAX), (u64::MAX - 1, 2)] {
         assert_eq!(store.push(GuestAddr(at), len), Pushed::Unmapped);
     }
@@ -207,7 +207,7 @@ fn addresses_at_the_ends_of_the_address_space_are_not_mapped() {
 
 #[test]
 fn one_page_posted_as_source_and_target_may_overlap() {
-    let mut store = SpanStore::<2>::new(memory());
+    let mut store = SpanStore::<2>::new(memory(), Access::Both);
     assert_eq!(store.push(GuestAddr(BASE), 100), Pushed::Added(1));
     assert_eq!(store.push(GuestAddr(BASE + 10), 100), Pushed::Added(1));
     assert_eq!(copy_behind(store.readable(0, 1), store.writable(1, 1), 0), 100);
@@ -216,7 +216,7 @@ fn one_page_posted_as_source_and_target_may_overlap() {
 
 #[test]
 fn a_store_keeps_its_memory_after_everyone_else_has_let_go() {
-    let mut store = SpanStore::<2>::new(memory());
+    let mut store = SpanStore::<2>::new(memory(), Access::Both);
     assert_eq!(store.push(GuestAddr(BASE), 5), Pushed::Added(1));
     // The only other handle was the one `memory` gave out.
     assert_eq!(Arc::strong_count(store.space()), 1);

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use vionet_raw::host::mmap::Mapping;
-use vionet_raw::{AddressSpace, GuestAddr, MemoryMap, Pushed, SpanStore, UserAddr, copy_in};
+use vionet_raw::{
+    Access, AddressSpace, GuestAddr, MemoryMap, Pushed, SpanStore, UserAddr, copy_in,
+};
 
 /// Memory of a guest, each region between two pages that no access survives.
 #[derive(Clone, Debug)]
@@ -65,7 +67,7 @@ impl GuestRam {
     /// # Panics
     /// When they are no guest memory.
     pub fn write(&self, at: u64, bytes: &[u8]) {
-        let mut store = SpanStore::<8>::new(Arc::clone(&self.space));
+        let mut store = SpanStore::<8>::new(Arc::clone(&self.space), Access::Both);
         let Pushed::Added(spans) = store.push(GuestAddr(at), bytes.len() as u32) else {
             panic!("{at:#x} len={} is not mapped", bytes.len());
         };

@@ -4,10 +4,12 @@
 //! leaves open and the endpoint cannot take is finished in software (`pair/lower.rs`), and what the
 //! guest would take unfinished may always come finished. So endpoints can be swapped, NICs moved.
 
+use alloc::sync::Arc;
 use core::fmt;
 
 use vionet_frame::header::Offloads;
 use vionet_queue::{Format, RingFeatures};
+use vionet_raw::AddressSpace;
 use vionet_spec::feature::{Feature, FeatureBits};
 use vionet_spec::net::{FRAME_MAX, HDR_LEN};
 
@@ -60,6 +62,12 @@ impl Offer {
             Feature::GUEST_ECN,
         ]);
         Self { bits, mtu }
+    }
+
+    /// The same from a device whose memory access is translated by the platform.
+    #[must_use]
+    pub const fn with_platform(self) -> Self {
+        Self { bits: self.bits.with(Feature::ACCESS_PLATFORM), ..self }
     }
 
     /// The feature bits to show.
@@ -133,6 +141,15 @@ impl Negotiated {
     #[must_use]
     pub const fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// What they decide for addresses: without ACCESS_PLATFORM a driver's are guest addresses,
+    /// whatever the platform would make of them (RSV-05).
+    pub(crate) fn space(&self, space: &Arc<AddressSpace>) -> Arc<AddressSpace> {
+        if self.bits.has(Feature::ACCESS_PLATFORM) || !space.is_translated() {
+            return Arc::clone(space);
+        }
+        Arc::new(AddressSpace::new(Arc::clone(space.map())))
     }
 
     /// What they decide for the rings.

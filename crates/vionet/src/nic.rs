@@ -264,6 +264,12 @@ impl Nic {
         }
     }
 
+    /// The same behind an IOMMU, which [`Op::Memory`] brings: ACCESS_PLATFORM is offered.
+    #[must_use]
+    pub fn behind_platform(self) -> Self {
+        Self { offer: self.offer.with_platform(), ..self }
+    }
+
     fn no_memory() -> Arc<AddressSpace> {
         Arc::new(AddressSpace::new(Arc::new(MemoryMap::empty())))
     }
@@ -465,7 +471,7 @@ impl Nic {
         cursor: Cursor,
     ) -> Result<(), OpError> {
         let agreed = self.negotiated.ok_or(OpError::NotNegotiated)?;
-        let space = Arc::clone(&self.space);
+        let space = agreed.space(&self.space);
         let slot = Self::slot(&mut self.pairs, index)?;
         let lost = OpError::PairLost(slot.index);
         let queue = slot.queue(index).ok_or(OpError::NoSuchQueue(index))?;
@@ -476,8 +482,7 @@ impl Nic {
         if live {
             return Err(OpError::AlreadyRunning(index));
         }
-        let activated = setup.activate(&space, agreed.ring(), cursor);
-        match activated {
+        match setup.activate(&space, agreed.ring(), cursor) {
             Ok(queue) if index.is_receive() => {
                 pair.rx = Some(raise_lane(queue, space, &agreed, enabled, interrupt));
             }

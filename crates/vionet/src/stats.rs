@@ -102,6 +102,8 @@ pub struct LaneStats {
     pub suppressed: Counter,
     /// Times the guest had no buffers for what was waiting.
     pub starved: Counter,
+    /// Times the platform had no translation yet for what the driver had posted.
+    pub untranslated: Counter,
     /// Faults of the driver that stopped the queue.
     pub faults: Counter,
     /// Failed calls of the host side.

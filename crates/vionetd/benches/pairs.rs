@@ -29,7 +29,8 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn main() {
     println!(
-        "  ring    way        poll us   alone M/s   of {DEVICES} M/s   ratio   spread of {ROUNDS} rounds"
+        "  ring    way        poll us   alone M/s   of {DEVICES} M/s   ratio   \
+         spread of {ROUNDS} rounds"
     );
     for poll in ["0", "1000"] {
         let worker = ["--workers", "1", "--poll-us", poll];

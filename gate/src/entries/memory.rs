@@ -10,7 +10,7 @@ use vionet_raw::{
 pub extern "C" fn gate_translate(spans: &mut SpanStore<1024>, at: GuestAddr, len: u32) -> usize {
     match spans.push(at, len) {
         Pushed::Added(count) => count,
-        Pushed::Full | Pushed::Unmapped => 0,
+        Pushed::Full | Pushed::Unmapped | Pushed::Missing => 0,
     }
 }
 

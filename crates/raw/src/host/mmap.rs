@@ -198,7 +198,8 @@ mod tests {
         let spaces = [map_of(&file, 0, 8192), map_of(&file, 4096, 4096)].map(|region| {
             Arc::new(AddressSpace::new(Arc::new(MemoryMap::new(vec![region]).unwrap())))
         });
-        let [mut all, mut half] = spaces.map(SpanStore::<4>::new);
+        let [mut all, mut half] =
+            spaces.map(|space| SpanStore::<4>::new(space, crate::Access::Both));
         assert_eq!(all.push(GuestAddr(0x2000), 5), crate::Pushed::Added(1));
         assert_eq!(half.push(GuestAddr(0x1000), 5), crate::Pushed::Added(1));
         assert_eq!(crate::copy_in(all.writable(0, 1), 0, b"hello"), 5);

@@ -8,6 +8,7 @@ use core::ptr::NonNull;
 
 use super::packed::PackedDescriptors;
 use super::ring::{Cell, SharedIndex, SharedRing};
+use super::translate::{Access, Translate, Untranslated};
 
 /// An address in the guest's physical address space (or an I/O virtual address).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -243,17 +244,50 @@ fn overlap(regions: &[Region], start: impl Fn(&Region) -> u64) -> Option<u64> {
     })
 }
 
-/// What a device may touch: the map, and later what translates and logs on top of it.
+/// What a device may touch: the map, and what translates on top of it.
 #[derive(Debug)]
 pub struct AddressSpace {
     map: Arc<MemoryMap>,
+    platform: Option<Arc<dyn Translate>>,
 }
 
 impl AddressSpace {
     /// The address space of a device behind no IOMMU.
     #[must_use]
     pub fn new(map: Arc<MemoryMap>) -> Self {
-        Self { map }
+        Self { map, platform: None }
+    }
+
+    /// The address space of a device whose addresses `platform` translates.
+    #[must_use]
+    pub fn translated(map: Arc<MemoryMap>, platform: Arc<dyn Translate>) -> Self {
+        Self { map, platform: Some(platform) }
+    }
+
+    /// Whether addresses are translated.
+    #[must_use]
+    pub fn is_translated(&self) -> bool {
+        self.platform.is_some()
+    }
+
+    /// Where device address `at` is in this process, and how many of `len` bytes, one at least,
+    /// follow there.
+    pub(crate) fn resolve(
+        &self,
+        at: GuestAddr,
+        len: usize,
+        access: Access,
+        hint: &mut usize,
+    ) -> Result<(NonNull<u8>, usize), Untranslated> {
+        let (at, len) = match &self.platform {
+            None => (at, len),
+            Some(platform) => match platform.translate(at.0, len, access)? {
+                (_, 0) => return Err(Untranslated::Missing),
+                (place, count) => (place, count.min(len)),
+            },
+        };
+        let (base, room) = self.map.find(at, hint).ok_or(Untranslated::Denied)?;
+        Ok((base, room.min(len)))
     }
 
     /// The memory map below.
@@ -262,8 +296,9 @@ impl AddressSpace {
         &self.map
     }
 
-    /// `size` cells at `at`, with `size` a power of two. `None` when they do not lie in one
-    /// region, the address is not aligned, or the size is no power of two.
+    /// `size` cells at `at`, with `size` a power of two; translated here, for as long as they are
+    /// held, for reading and writing. `None` when they do not lie in one region, the address is
+    /// not aligned, or the size is no power of two.
     #[must_use]
     pub fn ring<T: Cell>(&self, at: GuestAddr, size: u16) -> Option<SharedRing<T>> {
         let bytes = usize::from(size).checked_mul(size_of::<T>())?;
@@ -291,7 +326,18 @@ impl AddressSpace {
     }
 
     fn contiguous(&self, at: GuestAddr, bytes: usize, align: usize) -> Option<NonNull<u8>> {
-        let (base, rest) = self.map.find(at, &mut 0)?;
-        (rest >= bytes && base.align_offset(align) == 0).then_some(base)
+        let mut hint = 0;
+        let (base, mut done) = self.resolve(at, bytes, Access::Both, &mut hint).ok()?;
+        // A platform answers page by page: the answers must lie one behind the other.
+        while done < bytes {
+            let next = at.checked_add(u64::try_from(done).ok()?)?;
+            let rest = bytes.saturating_sub(done);
+            let (place, more) = self.resolve(next, rest, Access::Both, &mut hint).ok()?;
+            if !self.is_translated() || place.as_ptr() != base.as_ptr().wrapping_add(done) {
+                return None;
+            }
+            done = done.saturating_add(more);
+        }
+        (base.align_offset(align) == 0).then_some(base)
     }
 }

@@ -7,12 +7,14 @@ mod packed;
 mod ring;
 mod span;
 mod sync;
+mod translate;
 
 pub use map::{AddressSpace, GuestAddr, MapError, MemoryMap, Region, UserAddr};
 pub use packed::{PackedDescriptor, PackedDescriptors};
 pub use ring::{Cell, Descriptor, SharedIndex, SharedRing, UsedElem};
 pub use span::{Pushed, ReadSpan, SpanStore, WriteSpan, copy_behind, copy_in, copy_out};
 pub use sync::fence;
+pub use translate::{Access, Translate, Untranslated};
 
 /// The same word, of which the compiler knows nothing: it cannot fetch it once more from where it
 /// came, however often it is used.

@@ -11,6 +11,7 @@ use core::marker::PhantomData;
 use core::ptr;
 
 use super::map::{AddressSpace, GuestAddr};
+use super::translate::{Access, Untranslated};
 use super::{once, prefetch};
 
 /// Memory that may be copied out of; never written, never seen as `&[u8]`.
@@ -271,7 +272,8 @@ impl AddressSpace {
     pub fn read(&self, at: GuestAddr, out: &mut [u8]) -> bool {
         let (mut at, mut rest, mut hint) = (at, out, 0);
         while !rest.is_empty() {
-            let Some((base, room)) = self.map().find(at, &mut hint) else { return false };
+            let found = self.resolve(at, rest.len(), Access::Read, &mut hint);
+            let Ok((base, room)) = found else { return false };
             let span = ReadSpan { base: base.as_ptr(), len: room, memory: PhantomData };
             let done = span.copy_to(0, rest);
             let Some(next) = u64::try_from(done).ok().and_then(|n| at.checked_add(n)) else {
@@ -291,8 +293,19 @@ pub enum Pushed {
     Added(usize),
     /// The store has no room for it; nothing was added.
     Full,
-    /// Part of it is not mapped; nothing was added.
+    /// Part of it is not mapped, or not allowed; nothing was added.
     Unmapped,
+    /// The platform does not know yet where part of it is; nothing was added.
+    Missing,
+}
+
+impl From<Untranslated> for Pushed {
+    fn from(why: Untranslated) -> Self {
+        match why {
+            Untranslated::Missing => Self::Missing,
+            Untranslated::Denied => Self::Unmapped,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -309,8 +322,9 @@ pub struct SpanStore<const N: usize> {
     runs: Box<[Run; N]>,
     len: usize,
     hint: usize,
-    /// The region that answered last.
+    /// The region that answered last; none where addresses are translated.
     near: Near,
+    access: Access,
     space: Arc<AddressSpace>,
 }
 
@@ -338,11 +352,11 @@ impl Near {
 unsafe impl<const N: usize> Send for SpanStore<N> {}
 
 impl<const N: usize> SpanStore<N> {
-    /// An empty store over `space`.
+    /// An empty store over `space`, for buffers to be used so.
     #[must_use]
-    pub fn new(space: Arc<AddressSpace>) -> Self {
+    pub fn new(space: Arc<AddressSpace>, access: Access) -> Self {
         let runs = Box::new([Run { base: ptr::null_mut(), len: 0 }; N]);
-        Self { runs, len: 0, hint: 0, near: Near::NOTHING, space }
+        Self { runs, len: 0, hint: 0, near: Near::NOTHING, access, space }
     }
 
     /// The address space that translates.
@@ -420,10 +434,13 @@ impl<const N: usize> SpanStore<N> {
     /// A buffer that is not near, or not all of it.
     #[cold]
     fn push_far(&mut self, at: GuestAddr, len: usize) -> Pushed {
-        let Some((base, room)) = self.space.map().find(at, &mut self.hint) else {
-            return Pushed::Unmapped;
+        let (base, room) = match self.space.resolve(at, len, self.access, &mut self.hint) {
+            Ok(found) => found,
+            Err(why) => return Pushed::from(why),
         };
-        if let Some(region) = self.space.map().regions().get(self.hint) {
+        if !self.space.is_translated()
+            && let Some(region) = self.space.map().regions().get(self.hint)
+        {
             let (guest, len) = (region.guest().0, region.len());
             self.near = Near { guest, len, base: region.base() };
         }
@@ -433,28 +450,30 @@ impl<const N: usize> SpanStore<N> {
         self.push_across(at, len)
     }
 
-    /// A buffer that crosses from one region into a neighbour.
+    /// A buffer that crosses from one region into a neighbour, or from one translation to the next.
     #[cold]
     fn push_across(&mut self, at: GuestAddr, len: usize) -> Pushed {
         let before = self.len;
         let (mut at, mut rest) = (at, len);
         while rest > 0 {
-            let found = self.space.map().find(at, &mut self.hint);
-            let step = match found {
-                Some((base, room)) => {
-                    let len = room.min(rest);
-                    match self.add(base.as_ptr(), len) {
-                        Pushed::Added(_) => u64::try_from(len).ok().and_then(|n| at.checked_add(n)),
-                        refused @ (Pushed::Full | Pushed::Unmapped) => {
-                            return self.undo(before, refused);
-                        }
-                    }
-                    .map(|next| (next, len))
-                }
-                None => None,
+            let step = match self.space.resolve(at, rest, self.access, &mut self.hint) {
+                Ok((base, room)) => match self.add(base.as_ptr(), room) {
+                    Pushed::Added(_) => Ok(room),
+                    refused => Err(refused),
+                },
+                Err(why) => Err(Pushed::from(why)),
             };
-            let Some((next, len)) = step else { return self.undo(before, Pushed::Unmapped) };
-            (at, rest) = (next, rest.saturating_sub(len));
+            let next = step.and_then(|done| {
+                let next = u64::try_from(done).ok().and_then(|done| at.checked_add(done));
+                next.map(|next| (next, done)).ok_or(Pushed::Unmapped)
+            });
+            match next {
+                Ok((next, done)) => (at, rest) = (next, rest.saturating_sub(done)),
+                Err(refused) => {
+                    self.len = before;
+                    return refused;
+                }
+            }
         }
         Pushed::Added(self.len.saturating_sub(before))
     }
@@ -469,11 +488,6 @@ impl<const N: usize> SpanStore<N> {
             }
             None => Pushed::Full,
         }
-    }
-
-    fn undo(&mut self, before: usize, refused: Pushed) -> Pushed {
-        self.len = before;
-        refused
     }
 
     /// Keeps the first `len` spans.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vionet_raw::host::mmap::{Mapping, memory_file};
 use vionet_raw::{
-    AddressSpace, Descriptor, GuestAddr, MemoryMap, Pushed, SpanStore, UserAddr, copy_in,
+    Access, AddressSpace, Descriptor, GuestAddr, MemoryMap, Pushed, SpanStore, UserAddr, copy_in,
 };
 
 use super::{FrontEnd, NO_FD, event, heard, signal, wait_readable};
@@ -120,7 +120,7 @@ impl Guest {
     }
 
     pub fn write(&self, at: u64, bytes: &[u8]) {
-        let mut store = SpanStore::<4>::new(Arc::clone(&self.space));
+        let mut store = SpanStore::<4>::new(Arc::clone(&self.space), Access::Both);
         assert_eq!(store.push(GuestAddr(at), bytes.len() as u32), Pushed::Added(1));
         assert_eq!(copy_in(store.writable(0, 1), 0, bytes), bytes.len());
     }

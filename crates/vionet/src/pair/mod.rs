@@ -41,6 +41,9 @@ use crate::time::Instant;
 /// The most frames one step moves in one direction.
 pub(crate) const BATCH: usize = 64;
 
+/// How soon a translation that the platform did not have is asked for again.
+const TRANSLATION_REST: Duration = Duration::from_millis(1);
+
 /// How long the host side is left alone after a failure.
 const HOST_REST: Duration = Duration::from_millis(100);
 
@@ -173,6 +176,8 @@ struct Outcome {
     worked: bool,
     /// Transmit: the endpoint is full. Receive: the guest has no buffers.
     stalled: bool,
+    /// The platform has no translation for the next chain yet.
+    untranslated: bool,
     fault: Option<Fault>,
     host: Option<EndpointFault>,
 }
@@ -351,7 +356,9 @@ impl QueuePair {
         } else {
             let watch = self.watch(wish, rx.stalled);
             let failed = tx.host.is_some() || rx.host.is_some();
-            Next::Wait(if failed { Self::rest(watch, now) } else { watch })
+            let watch = if failed { Self::rest(watch, now) } else { watch };
+            let untranslated = tx.untranslated || rx.untranslated;
+            Next::Wait(if untranslated { Self::ask_again(watch, now) } else { watch })
         };
         let host = tx.host.or(rx.host);
         if host == Some(EndpointFault::Gone) {
@@ -375,6 +382,13 @@ impl QueuePair {
     fn rest(watch: Watch, now: Instant) -> Watch {
         let later = now.after(HOST_REST);
         Watch { readable: false, deadline: Some(later), ..watch }
+    }
+
+    /// A kick is no sign of a translation: look again soon, but not at once.
+    #[cold]
+    fn ask_again(watch: Watch, now: Instant) -> Watch {
+        let soon = now.after(TRANSLATION_REST);
+        Watch { deadline: Some(watch.deadline.map_or(soon, |at| at.min(soon))), ..watch }
     }
 
     fn transmit(&mut self, now: Instant, idle: Idle) -> Outcome {
@@ -411,6 +425,10 @@ impl QueuePair {
         match taken {
             Err(fault) => outcome.fault = Some(lane.break_off(fault, stats)),
             Ok(_) if outcome.stalled => {}
+            Ok(_) if lane.batch.is_untranslated() => {
+                stats.untranslated.add(1);
+                outcome.untranslated = true;
+            }
             Ok(BATCH..) => outcome.again = true,
             Ok(_) => outcome.again = idle.arm(&mut lane.queue),
         }
@@ -440,8 +458,13 @@ impl QueuePair {
             outcome.fault = Some(lane.break_off(fault, stats));
         } else if filled.starved {
             stats.starved.add(1);
-            outcome.again = idle.arm(&mut lane.queue);
             outcome.stalled = true;
+            if lane.batch.is_untranslated() {
+                stats.untranslated.add(1);
+                outcome.untranslated = true;
+            } else {
+                outcome.again = idle.arm(&mut lane.queue);
+            }
         } else {
             lane.queue.disarm();
             outcome.again = filled.spent;

@@ -37,7 +37,9 @@ impl TxFrame {
 }
 
 /// Judges every chain of `batch` and lists the good ones; returns how many there are.
-#[inline]
+///
+/// Once a batch and by itself: its loop wants all registers.
+#[inline(never)]
 pub(super) fn judge(
     batch: &Batch<DeviceReads>,
     frames: &mut [TxFrame; BATCH],
@@ -51,18 +53,22 @@ pub(super) fn judge(
         let Some(slot) = frames.get_mut(count) else { break };
         let len = row.payload_bytes();
         let whole = row.whole_lead().and_then(|at| spans.get(usize::from(at)));
-        let request = match whole.and_then(ReadSpan::read::<HDR_LEN>) {
-            // Most frames ask for nothing: then nothing else in the header means anything.
-            Some([0, 0, ..]) if len.wrapping_sub(ETH_HDR) <= most => Request::default(),
-            header => match judge_one(header.or_else(|| gather(batch, *row)), len, plan) {
-                Ok(request) => request,
-                Err(reason) => {
-                    stats.dropped(reason, 1);
-                    continue;
-                }
-            },
-        };
-        *slot = TxFrame { place, len, request };
+        let header = whole.and_then(ReadSpan::read::<HDR_LEN>);
+        // Most frames ask for nothing: then nothing else in the header means anything.
+        let is_plain =
+            header.is_some_and(|[flags, kind, ..]| u16::from_le_bytes([flags, kind]) == 0);
+        if is_plain && len.wrapping_sub(ETH_HDR) <= most {
+            *slot = TxFrame { place, len, request: Request::default() };
+            count = count.wrapping_add(1);
+            continue;
+        }
+        match judge_one(header.or_else(|| gather(batch, *row)), len, plan) {
+            Ok(request) => *slot = TxFrame { place, len, request },
+            Err(reason) => {
+                stats.dropped(reason, 1);
+                continue;
+            }
+        }
         count = count.wrapping_add(1);
     }
     count

@@ -1,0 +1,408 @@
+//! A device behind an IOMMU: what is translated, what is missing, what is denied.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "tests may stop"
+)]
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex};
+
+use vionet::endpoint::{
+    Capabilities, EndpointFault, EndpointQueue, RxHeader, RxSink, TxBatch, Watch,
+};
+use vionet::stats::PairStats;
+use vionet::{
+    Effect, Effects, Instant, Next, Nic, NicConfig, Op, OpError, QueueIndex, QueuePair, Step,
+};
+use vionet_frame::header::Offloads;
+use vionet_queue::{Cursor, Fault, Format, QueueSetup, RingFeatures};
+use vionet_raw::{Access, AddressSpace, GuestAddr, Translate, Untranslated, copy_out};
+use vionet_spec::feature::{Feature, FeatureBits};
+use vionet_testkit::{Arrangement, Buffer, GuestRam, PackedDriver, SplitDriver};
+
+const RX: QueueIndex = QueueIndex(0);
+const TX: QueueIndex = QueueIndex(1);
+const SIZE: u16 = 16;
+const PAGE: u64 = 4096;
+/// Device addresses are guest addresses and this.
+const OFFSET: u64 = 0x7000_0000_0000;
+const RINGS: u64 = 0x1_0000;
+const FRAMES: u64 = 0x10_0000;
+
+/// Pages by device address: where they are, and what is allowed.
+#[derive(Debug, Default)]
+struct Iommu {
+    pages: Mutex<BTreeMap<u64, (u64, Access)>>,
+    /// What it answers instead of the truth, if anything.
+    lie: Mutex<Option<(u64, usize)>>,
+}
+
+impl Iommu {
+    fn allow(&self, guest: u64, pages: u64, access: Access) {
+        for page in guest / PAGE..guest / PAGE + pages {
+            let at = page * PAGE;
+            self.pages.lock().unwrap().insert(at + OFFSET, (at, access));
+        }
+    }
+}
+
+impl Translate for Iommu {
+    fn translate(
+        &self,
+        at: u64,
+        len: usize,
+        access: Access,
+    ) -> Result<(GuestAddr, usize), Untranslated> {
+        if let Some((place, count)) = *self.lie.lock().unwrap() {
+            return Ok((GuestAddr(place), count));
+        }
+        let within = at % PAGE;
+        let pages = self.pages.lock().unwrap();
+        let (place, allowed) = pages.get(&(at - within)).ok_or(Untranslated::Missing)?;
+        if *allowed != Access::Both && *allowed != access {
+            return Err(Untranslated::Denied);
+        }
+        Ok((GuestAddr(place + within), len.min((PAGE - within) as usize)))
+    }
+}
+
+/// Keeps what is sent, and has one frame to deliver.
+#[derive(Default)]
+struct Host {
+    sent: Vec<Vec<u8>>,
+    bring: Option<Vec<u8>>,
+}
+
+struct Side(Arc<Mutex<Host>>);
+
+impl EndpointQueue for Side {
+    fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
+        while let Some(frame) = frames.frames().first() {
+            let mut bytes = vec![0; frame.len as usize];
+            copy_out(frames.bytes(frame), 0, &mut bytes);
+            self.0.lock().unwrap().sent.push(bytes);
+            frames.sent(1);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
+        let mut host = self.0.lock().unwrap();
+        if let Some(frame) = &host.bring
+            && sink.push(&RxHeader::default(), frame).is_ok()
+        {
+            host.bring = None;
+        }
+        Ok(())
+    }
+
+    fn watch(&self) -> Watch {
+        Watch::default()
+    }
+
+    fn fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+enum Driver {
+    Split(SplitDriver),
+    Packed(PackedDriver),
+}
+
+impl Driver {
+    fn setup(&self) -> QueueSetup {
+        match self {
+            Self::Split(driver) => driver.setup(),
+            Self::Packed(driver) => driver.setup(),
+        }
+    }
+
+    fn post(&mut self, buffers: &[Buffer], table: Option<u64>) {
+        match (self, table) {
+            (Self::Split(driver), None) => {
+                driver.post(buffers, Arrangement::Direct).unwrap();
+                driver.expose();
+            }
+            (Self::Split(driver), Some(table)) => {
+                let how = Arrangement::Indirect { direct: 0, table, reversed: false };
+                driver.post(buffers, how).unwrap();
+                driver.expose();
+            }
+            (Self::Packed(driver), table) => {
+                driver.post(buffers, table).unwrap();
+                driver.expose();
+            }
+        }
+    }
+
+    fn used(&mut self) -> usize {
+        match self {
+            Self::Split(driver) => driver.collect().len(),
+            Self::Packed(driver) => driver.collect().len(),
+        }
+    }
+}
+
+struct Bench {
+    iommu: Arc<Iommu>,
+    host: Arc<Mutex<Host>>,
+    ram: GuestRam,
+    driver: Driver,
+    nic: Nic,
+    pair: Option<Box<QueuePair>>,
+}
+
+impl Bench {
+    /// A device with one queue running; its ring is translated, nothing else is.
+    fn new(format: Format, index: QueueIndex, features: FeatureBits) -> Self {
+        let ram = GuestRam::new(&[(RINGS, 0x1_0000), (FRAMES, 0x4_0000)]);
+        let iommu = Arc::new(Iommu::default());
+        iommu.allow(RINGS, 16, Access::Both);
+        let driver = match format {
+            Format::Split => Driver::Split(SplitDriver::new(&ram, RINGS, SIZE, false, 0)),
+            Format::Packed => {
+                let features =
+                    RingFeatures { format, event_idx: false, indirect: true, in_order: false };
+                let from = Cursor::start(format);
+                Driver::Packed(PackedDriver::new(&ram, RINGS, features, SIZE, from))
+            }
+        };
+        let none = Offloads::NONE;
+        let capabilities = Capabilities { transmit: none, receive: none, pairs_max: 1, mtu: 1500 };
+        let config = NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+        let nic = Nic::new(config, capabilities).behind_platform();
+        let host = Arc::default();
+        let mut bench = Self { iommu, host, ram, driver, nic, pair: None };
+        let platform = Arc::clone(&bench.iommu);
+        let map = Arc::clone(bench.ram.space().map());
+        let space = Arc::new(AddressSpace::translated(map, platform));
+        let packed = if format == Format::Packed {
+            FeatureBits::of(&[Feature::RING_PACKED])
+        } else {
+            FeatureBits::NONE
+        };
+        let base = FeatureBits::of(&[Feature::VERSION_1, Feature::INDIRECT_DESC]);
+        bench.apply(Op::Negotiate(base | packed | features)).unwrap();
+        bench.apply(Op::Memory(space)).unwrap();
+        bench.apply(Op::EnableQueue(index, true)).unwrap();
+        let by = if features.has(Feature::ACCESS_PLATFORM) { OFFSET } else { 0 };
+        let QueueSetup { size, descriptors, driver, device } = bench.driver.setup();
+        let [descriptors, driver, device] =
+            [descriptors, driver, device].map(|GuestAddr(at)| GuestAddr(at + by));
+        let setup = QueueSetup { size, descriptors, driver, device };
+        bench.apply(Op::StartQueue { index, setup, cursor: Cursor::start(format) }).unwrap();
+        bench
+    }
+
+    fn apply(&mut self, op: Op) -> Result<(), OpError> {
+        let mut effects = Effects::default();
+        self.nic.apply(op, &mut effects);
+        let mut result = Ok(());
+        while let Some(effect) = effects.next_effect() {
+            match effect {
+                Effect::Open(_) => {
+                    let side: Box<dyn EndpointQueue> = Box::new(Side(Arc::clone(&self.host)));
+                    self.nic.opened(Ok(vec![side]), &mut effects);
+                }
+                Effect::Start(pair) => self.pair = Some(pair),
+                Effect::Recall(index) => {
+                    let pair = self.pair.take();
+                    self.nic.returned(index, pair, &mut effects);
+                }
+                Effect::Done(outcome) => result = outcome,
+            }
+        }
+        result
+    }
+
+    fn step(&mut self) -> Step {
+        self.pair.as_mut().unwrap().service(Instant::from_nanos(1000))
+    }
+
+    fn stats(&self) -> Arc<PairStats> {
+        Arc::clone(self.nic.stats().next().unwrap())
+    }
+
+    /// A frame of `len` bytes with its header at the end of a page, so that it goes on in the next.
+    fn across(&self, len: usize) -> (u64, Vec<u8>) {
+        let at = FRAMES + PAGE - 20;
+        let frame: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
+        self.ram.write(at, &[&[0; 12][..], &frame].concat());
+        (at, frame)
+    }
+}
+
+fn platform() -> FeatureBits {
+    FeatureBits::of(&[Feature::ACCESS_PLATFORM])
+}
+
+const BOTH: [Format; 2] = [Format::Split, Format::Packed];
+
+#[test]
+fn a_frame_in_two_pages_is_found_wherever_they_are() {
+    for format in BOTH {
+        for table in [None, Some(FRAMES + 3 * PAGE)] {
+            let mut bench = Bench::new(format, TX, platform());
+            bench.iommu.allow(FRAMES, 4, Access::Read);
+            let (at, frame) = bench.across(100);
+            let buffer = Buffer::readable(at + OFFSET, 112);
+            // The table is written to the guest's memory; its address is the device's.
+            match table {
+                None => bench.driver.post(&[buffer], None),
+                Some(table) => {
+                    bench.ram.write(table, &(at + OFFSET).to_le_bytes());
+                    bench.ram.write(table + 8, &112_u32.to_le_bytes());
+                    let pages = bench.ram.space().map().regions().len();
+                    assert_eq!(pages, 2);
+                    bench.iommu.pages.lock().unwrap().insert(table, (table, Access::Read));
+                    bench.driver.post(&[buffer], Some(table));
+                }
+            }
+            let step = bench.step();
+            assert_eq!((step.fault, step.worked), (None, true), "{format:?} {table:?}");
+            assert_eq!(bench.host.lock().unwrap().sent, [frame]);
+            assert_eq!(bench.driver.used(), 1);
+        }
+    }
+}
+
+#[test]
+fn what_is_missing_waits_without_spinning_and_goes_on_when_it_is_there() {
+    for format in BOTH {
+        let mut bench = Bench::new(format, TX, platform());
+        bench.iommu.allow(FRAMES + 2 * PAGE, 1, Access::Read);
+        let (at, frame) = bench.across(100);
+        bench.ram.write(FRAMES + 2 * PAGE, &[0; 72]);
+        // One that is there, then one whose second page is not, then one that is there again.
+        let there = Buffer::readable(FRAMES + 2 * PAGE + OFFSET, 72);
+        bench.driver.post(&[there], None);
+        bench.driver.post(&[Buffer::readable(at + OFFSET, 112)], None);
+        bench.driver.post(&[there], None);
+        bench.iommu.allow(FRAMES, 1, Access::Read);
+        for looks in 1..=3 {
+            let step = bench.step();
+            assert_eq!((step.fault, step.worked), (None, looks == 1));
+            let soon = Instant::from_nanos(1_001_000);
+            let Next::Wait(watch) = step.next else { panic!("it spins") };
+            assert_eq!(watch.deadline, Some(soon));
+            assert_eq!(bench.stats().tx.untranslated.value(), looks);
+            assert_eq!(bench.host.lock().unwrap().sent.len(), 1, "nothing overtakes");
+        }
+        bench.iommu.allow(FRAMES, 2, Access::Read);
+        let step = bench.step();
+        assert_eq!((step.fault, step.worked), (None, true));
+        assert_eq!(bench.host.lock().unwrap().sent[1], frame);
+        assert_eq!((bench.host.lock().unwrap().sent.len(), bench.driver.used()), (3, 3));
+    }
+}
+
+#[test]
+fn receive_waits_for_translations_too() {
+    for format in BOTH {
+        let mut bench = Bench::new(format, RX, platform());
+        bench.driver.post(&[Buffer::writable(FRAMES + OFFSET, 2000)], None);
+        bench.host.lock().unwrap().bring = Some(vec![7; 60]);
+        let Next::Wait(watch) = bench.step().next else { panic!("it spins") };
+        assert!(watch.deadline.is_some());
+        assert_eq!(bench.stats().rx.untranslated.value(), 1);
+        bench.iommu.allow(FRAMES, 1, Access::Write);
+        assert!(bench.step().worked);
+        assert_eq!(bench.ram.read(FRAMES + 12, 60), [7; 60]);
+        assert_eq!(bench.driver.used(), 1);
+    }
+}
+
+#[test]
+fn the_wrong_direction_is_denied_and_stops_that_queue() {
+    for format in BOTH {
+        let mut bench = Bench::new(format, TX, platform());
+        bench.iommu.allow(FRAMES, 1, Access::Write);
+        bench.driver.post(&[Buffer::readable(FRAMES + OFFSET, 100)], None);
+        assert_eq!(bench.step().fault.unwrap().fault, Fault::BufferUnmapped);
+        let mut bench = Bench::new(format, RX, platform());
+        bench.iommu.allow(FRAMES, 1, Access::Read);
+        bench.driver.post(&[Buffer::writable(FRAMES + OFFSET, 100)], None);
+        bench.host.lock().unwrap().bring = Some(vec![7; 60]);
+        assert_eq!(bench.step().fault.unwrap().fault, Fault::BufferUnmapped);
+    }
+}
+
+#[test]
+fn answers_that_make_no_sense_harm_nobody() {
+    for format in BOTH {
+        for (lie, fault) in [
+            ((FRAMES, 0), None),
+            ((FRAMES, usize::MAX), None),
+            ((0, 100), Some(Fault::BufferUnmapped)),
+            ((u64::MAX, 100), Some(Fault::BufferUnmapped)),
+            ((FRAMES + 0x4_0000, 100), Some(Fault::BufferUnmapped)),
+        ] {
+            let mut bench = Bench::new(format, TX, platform());
+            bench.driver.post(&[Buffer::readable(FRAMES + OFFSET, 100)], None);
+            *bench.iommu.lie.lock().unwrap() = Some(lie);
+            let step = bench.step();
+            assert_eq!(step.fault.map(|fault| fault.fault), fault, "{lie:?}");
+            let sent = bench.host.lock().unwrap().sent.clone();
+            assert_eq!(sent.len(), usize::from(lie.1 == usize::MAX), "{lie:?}");
+            assert!(sent.iter().all(|frame| frame.len() == 88), "no more than was asked for");
+        }
+        // A byte at a time: more pieces than a batch holds, and no more than that.
+        let mut bench = Bench::new(format, TX, platform());
+        bench.driver.post(&[Buffer::readable(FRAMES + OFFSET, 5000)], None);
+        *bench.iommu.lie.lock().unwrap() = Some((FRAMES, 1));
+        assert_eq!(bench.step().fault.unwrap().fault, Fault::ChainTooLong);
+    }
+}
+
+#[test]
+fn without_the_feature_addresses_are_the_guests_own() {
+    for format in BOTH {
+        let mut bench = Bench::new(format, TX, FeatureBits::NONE);
+        let (at, frame) = bench.across(100);
+        bench.driver.post(&[Buffer::readable(at, 112)], None);
+        assert!(bench.step().worked, "RSV-05");
+        assert_eq!(bench.host.lock().unwrap().sent, [frame]);
+    }
+}
+
+#[test]
+fn the_feature_is_offered_only_behind_a_platform() {
+    let none = Offloads::NONE;
+    let capabilities = Capabilities { transmit: none, receive: none, pairs_max: 1, mtu: 1500 };
+    let nic = Nic::new(NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }, capabilities);
+    assert!(!nic.offer().has(Feature::ACCESS_PLATFORM));
+    assert!(nic.behind_platform().offer().has(Feature::ACCESS_PLATFORM), "RSV-03");
+}
+
+#[test]
+fn a_ring_that_is_not_one_piece_does_not_start() {
+    let mut bench = Bench::new(Format::Split, TX, platform());
+    bench.apply(Op::StopQueue(TX)).unwrap();
+    let at = |at: u64| GuestAddr(RINGS + OFFSET + at);
+    // 256 descriptors fill a page; beginning in the middle of one they go on in the next.
+    let setup = QueueSetup {
+        size: 256,
+        descriptors: at(PAGE / 2),
+        driver: at(4 * PAGE),
+        device: at(5 * PAGE),
+    };
+    let start = || Op::StartQueue { index: TX, setup, cursor: Cursor::default() };
+    bench
+        .iommu
+        .pages
+        .lock()
+        .unwrap()
+        .insert(RINGS + OFFSET + PAGE, (RINGS + 9 * PAGE, Access::Both));
+    assert_eq!(bench.apply(start()), Err(OpError::Queue(TX, Fault::RingUnmapped)));
+    bench.iommu.allow(RINGS, 16, Access::Both);
+    assert_eq!(bench.apply(start()), Ok(()));
+}
