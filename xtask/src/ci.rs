@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::shell::{self, Result, cargo};
-use crate::{count, docs, fuzz, gate, setup, tidy};
+use crate::{count, docs, fuzz, gate, loom, setup, tidy};
 
 /// How long CI fuzzes each target.
 const FUZZ_SECONDS: u32 = 40;
@@ -28,6 +28,7 @@ const STEPS: &[Step] = &[
     Step { name: "clippy", unable: nothing, run: clippy },
     Step { name: "docs", unable: nothing, run: docs::run },
     Step { name: "tests", unable: nothing, run: tests },
+    Step { name: "loom", unable: nothing, run: loom::run },
     Step { name: "gate", unable: nothing, run: gate::run },
     Step { name: "count", unable: count::unable, run: count::run },
     Step { name: "demo", unable: nothing, run: demo },

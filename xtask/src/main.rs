@@ -3,7 +3,7 @@
 //! ```text
 //!   test = setup + ci           what a newcomer runs, and what CI runs
 //!             |     |
-//!     packages    fmt tidy deny clippy docs tests gate count demo fuzz guests
+//!     packages    fmt tidy deny clippy docs tests loom gate count demo fuzz guests
 //! ```
 //!
 //! Only the standard library is used, so the tool is built in a second and works offline.
@@ -14,6 +14,7 @@ mod count;
 mod docs;
 mod fuzz;
 mod gate;
+mod loom;
 mod setup;
 mod shell;
 mod tidy;
@@ -29,6 +30,7 @@ usage: cargo xtask <command>        (cargo x <command> is the same)
   ci                       everything CI runs, quickest first; says what it skipped and why
   setup                    install what the tests need (Debian, as root), else say what is missing
   tidy                     house rules no compiler knows: sizes, names, crate arrows, reasons
+  loom                     the rings' publish and notify protocol, in every order of two threads
   gate                     link gate: the data path links only if it can neither panic nor allocate
   count                    instructions per frame of each path, against their limits (valgrind)
   fuzz                     list the fuzz targets
@@ -78,6 +80,7 @@ fn dispatch(words: &[&str]) -> Verdict {
         ["ci"] => told(ci::ci()),
         ["setup"] => finished(setup::run()),
         ["tidy"] => finished(tidy::run()),
+        ["loom"] => finished(loom::run()),
         ["gate"] => finished(gate::run()),
         ["count"] => finished(count::unable().map_or_else(count::run, Err)),
         ["docs"] => finished(docs::run()),

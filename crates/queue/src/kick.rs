@@ -11,7 +11,8 @@
 //!
 //! Both columns are "say it, fence, look": whichever side looks second sees the other's word.
 //! One fence per publish, however many entries: crossed counts as reached (SPN-05). A spurious
-//! kick is normal (SPN-17); a lost one would be our fault.
+//! kick is normal (SPN-17); a lost one would be our fault: `tests/loom` looks for one in every
+//! order of both sides' steps, with every stale value that a load may see.
 
 /// Whether the driver wants to be interrupted for what was published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
