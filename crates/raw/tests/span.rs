@@ -222,3 +222,27 @@ fn a_store_keeps_its_memory_after_everyone_else_has_let_go() {
     assert_eq!(Arc::strong_count(store.space()), 1);
     assert_eq!(all(store.readable(0, 1)), bytes_at(BASE, 5));
 }
+
+#[test]
+fn a_frame_is_written_behind_the_head_that_was_seen_or_not_at_all() {
+    let (mut from, mut to) = ([1; 20], [0xee; 24]);
+    let (frame, room) = (ReadSpan::local(&from), WriteSpan::local(&mut to));
+    assert!(room.write_frame(&[9; 12], &frame));
+    assert!(!room.write_frame(&[8; 21], &frame), "the head is longer than the frame");
+    assert!(room.write_frame(&[], &frame.split(3).0));
+    from[0] = 2;
+    assert_eq!(to, [&[1; 3][..], &[9; 9], &[1; 8], &[0xee; 4]].concat()[..]);
+    let mut short = [0xee; 19];
+    assert!(!WriteSpan::local(&mut short).write_frame(&[9; 12], &ReadSpan::local(&from)));
+    assert_eq!(short, [0xee; 19]);
+}
+
+#[test]
+fn what_is_read_whole_is_there_whole() {
+    let bytes: [u8; 23] = core::array::from_fn(|at| at as u8 * 11);
+    let span = ReadSpan::local(&bytes);
+    assert_eq!(span.read::<23>(), Some(bytes));
+    assert_eq!(span.read::<12>().as_ref(), bytes.first_chunk());
+    assert_eq!(span.split(5).1.read::<8>().as_ref(), bytes[5..].first_chunk());
+    assert_eq!((span.read::<0>(), span.read::<24>()), (Some([]), None));
+}

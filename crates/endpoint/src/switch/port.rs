@@ -78,9 +78,14 @@ impl PortQueue {
         if learned.0 != now {
             *learned = (now, 0);
         }
+        let mut last: Option<Seen> = None;
         for (frame, seen) in frames.iter().zip(seen.iter_mut()) {
-            let mut head = [0; HEAD];
-            copy_out(batch.bytes(frame), 0, &mut head);
+            let head = head_of(batch.bytes(frame));
+            // Frames of a flow come together.
+            if let Some(last) = last.filter(|last| last.head == head) {
+                *seen = last;
+                continue;
+            }
             let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5] = head;
             let to = Mac::new([d0, d1, d2, d3, d4, d5]);
             let from = Mac::new([s0, s1, s2, s3, s4, s5]);
@@ -97,6 +102,7 @@ impl PortQueue {
                 fabric.table.port_of(to, now).map_or(Target::Everyone, Target::Port)
             };
             *seen = Seen { head, target };
+            last = Some(*seen);
         }
     }
 
@@ -134,6 +140,17 @@ impl PortQueue {
             rest = rest.get(run..).unwrap_or(&[]);
         }
     }
+}
+
+/// The addresses of a frame; zeroes where a guest has cut it short.
+#[inline]
+fn head_of(bytes: &[ReadSpan<'_>]) -> [u8; HEAD] {
+    if let Some(head) = bytes.first().and_then(ReadSpan::read) {
+        return head;
+    }
+    let mut head = [0; HEAD];
+    copy_out(bytes, 0, &mut head);
+    head
 }
 
 /// Gives a frame to a guest, as it is if the guest can finish it.

@@ -73,7 +73,8 @@ pub(super) enum Source {
 
 pub(super) struct Table {
     buckets: Box<[[Entry; WAYS]]>,
-    secret: RandomState,
+    /// What makes a bucket of an address; no guest knows it.
+    secret: [u64; 2],
     /// Held by whoever changes what is behind which port.
     writer: Mutex<()>,
 }
@@ -81,11 +82,18 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new() -> Self {
         let buckets = (0..BUCKETS).map(|_| <[Entry; WAYS]>::default()).collect();
-        Self { buckets, secret: RandomState::new(), writer: Mutex::new(()) }
+        let random = RandomState::new();
+        let secret = [random.hash_one(0), random.hash_one(1) | 1];
+        Self { buckets, secret, writer: Mutex::new(()) }
     }
 
+    /// Twice a frame: a multiplication by a secret, whose halves are folded, does.
+    #[inline]
     fn bucket(&self, mac: Mac) -> &[Entry] {
-        let hash = usize::try_from(self.secret.hash_one(mac.0) & (BUCKETS_MASK)).unwrap_or(0);
+        let [blind, factor] = self.secret;
+        let product = u128::from(mac.0 ^ blind).wrapping_mul(u128::from(factor));
+        let folded = (product ^ product >> 64) & BUCKETS_MASK;
+        let hash = usize::try_from(folded).unwrap_or(0);
         self.buckets.get(hash).map_or(&[], |bucket| bucket.as_slice())
     }
 
@@ -172,7 +180,7 @@ impl Table {
     }
 }
 
-const BUCKETS_MASK: u64 = 1023;
+const BUCKETS_MASK: u128 = 1023;
 const _: () = assert!(BUCKETS == 1024, "the mask is of the buckets");
 const ADDRESS: u64 = (1 << 48) - 1;
 

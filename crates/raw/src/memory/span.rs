@@ -177,6 +177,23 @@ impl<'m> WriteSpan<'m> {
         true
     }
 
+    /// Copies a frame whose first bytes were looked at: `head`, and from `frame` what is behind as
+    /// many bytes. False, and nothing copied, where the span is shorter or `frame` shorter still.
+    #[inline]
+    #[must_use]
+    pub fn write_frame(&self, head: &[u8], frame: &ReadSpan<'_>) -> bool {
+        if frame.len > self.len || frame.len < head.len() {
+            return false;
+        }
+        let rest = frame.len.wrapping_sub(head.len());
+        // SAFETY: as in `copy_from`, with a length that is within the span.
+        unsafe { ptr::copy_nonoverlapping(head.as_ptr(), self.base, head.len()) };
+        let (from, to) = (frame.base.wrapping_add(head.len()), self.base.wrapping_add(head.len()));
+        // SAFETY: as in `copy_behind`: `rest` bytes of either span, and they may overlap.
+        unsafe { ptr::copy(from, to, rest) };
+        true
+    }
+
     /// Copies `bytes` to `offset`; returns the bytes copied, short at the span's end.
     #[inline]
     pub fn copy_from(&self, offset: usize, bytes: &[u8]) -> usize {

@@ -215,9 +215,9 @@ impl<'a> RxSink<'a> {
         head: &[u8],
         frame: &[ReadSpan<'_>],
     ) -> Result<(), Refused> {
-        let fill = |payload: &WriteSpan<'_>| {
-            let window = core::slice::from_ref(payload);
-            copy_both(head, frame, window) == len
+        let fill = |payload: &WriteSpan<'_>| match frame {
+            [whole] if u32::try_from(whole.len()) == Ok(len) => payload.write_frame(head, whole),
+            pieces => copy_both(head, pieces, core::slice::from_ref(payload)) == len,
         };
         if self.push_single(header, len, fill) {
             return Ok(());
