@@ -10,6 +10,10 @@
 //! at home the lane is in the pair again. So a lane still has one place, and whoever holds the lock
 //! is its one owner: no frame waits in between, and none is copied twice.
 //!
+//! A lock serves whoever is quickest, and senders come without a pause: its owner would wait as
+//! long as they like. So it never races them. To interrupt its driver it needs no lock, and to take
+//! its lane home it closes the door first.
+//!
 //! The interrupt stays with the pair's own worker: its descriptor came from B's front-end, which
 //! can make a write to it wait, and that must be nobody's trouble but B's.
 
@@ -42,6 +46,10 @@ pub enum Delivery {
 /// Where the receive lane of a pair lives while others deliver into it; one for each pair.
 pub struct Inlet {
     lent: Mutex<Option<Lent>>,
+    /// Whether a sender may lock: the lane is here, works, and is not wanted back.
+    open: AtomicBool,
+    /// The driver is to be interrupted.
+    due: AtomicBool,
     /// The pair's own worker has to attend to something.
     news: AtomicBool,
     /// Wakes that worker.
@@ -53,9 +61,7 @@ struct Lent {
     plan: Plan,
     stats: Arc<PairStats>,
     fault: Option<Fault>,
-    /// The pair has an interrupt, and whether it is due.
     has_interrupt: bool,
-    due: bool,
 }
 
 /// What the pair's own worker has to attend to.
@@ -74,20 +80,24 @@ impl Inlet {
     /// When the system has no descriptor left.
     pub fn new() -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self { lent: Mutex::new(None), news: AtomicBool::new(false), bell })
+        let [open, due, news] = [const { AtomicBool::new(false) }; 3];
+        Ok(Self { lent: Mutex::new(None), open, due, news, bell })
     }
 
     /// Calls `fill` with the guest's buffers; then publishes once, and has the pair's worker
     /// interrupt once. A frame that the guest has no room for is not waited for: the guest is not
     /// asked to say when it has.
     pub fn deliver(&self, now: Instant, fill: impl FnOnce(&mut RxSink<'_>)) -> Delivery {
-        let mut place = self.lock();
-        let Some(Lent { lane, plan, stats, fault, has_interrupt, due }) = place.as_mut() else {
-            return Delivery::Closed;
-        };
-        if !lane.is_live() || !lane.enabled {
+        if !self.is_open() {
             return Delivery::Closed;
         }
+        let mut place = self.lock();
+        // Its owner may have come while others had it.
+        let Some(Lent { lane, plan, stats, fault, has_interrupt }) =
+            place.as_mut().filter(|_| self.is_open())
+        else {
+            return Delivery::Closed;
+        };
         let stats = &stats.rx;
         lane.queue.disarm();
         let sink = RxSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now);
@@ -99,10 +109,11 @@ impl Inlet {
             lane.publish(stats);
         }
         stats.starved.add(u64::from(filled.starved));
-        let wanted = lane.take_owed() && *has_interrupt && !*due;
-        *due |= wanted;
+        let owed = lane.take_owed() && *has_interrupt;
+        let wanted = owed && !self.due.swap(true, Ordering::AcqRel);
         if let Some(rule) = filled.fault {
             *fault = Some(lane.break_off(rule, stats));
+            self.open.store(false, Ordering::Release);
         }
         if wanted || filled.fault.is_some() {
             self.ring();
@@ -123,15 +134,22 @@ impl Inlet {
         stats: Arc<PairStats>,
         has_interrupt: bool,
     ) {
-        let due = lane.take_owed();
-        let lent = Lent { lane, plan, stats, fault: None, has_interrupt, due };
-        *self.lock() = Some(lent);
+        let opens = lane.is_live() && lane.enabled;
+        self.due.store(lane.take_owed() && has_interrupt, Ordering::Release);
+        *self.lock() = Some(Lent { lane, plan, stats, fault: None, has_interrupt });
+        self.open.store(opens, Ordering::Release);
         self.ring();
     }
 
     /// The lane, and whether an interrupt is due; nobody delivers any more when this returns.
     pub(super) fn take_back(&self) -> Option<(Lane<DeviceWrites>, bool)> {
-        self.lock().take().map(|lent| (lent.lane, lent.due))
+        self.open.store(false, Ordering::SeqCst);
+        let lane = self.lock().take()?.lane;
+        Some((lane, self.due.swap(false, Ordering::AcqRel)))
+    }
+
+    fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
     }
 
     /// What is to be attended to, if anything.
@@ -146,9 +164,14 @@ impl Inlet {
         // rings again, and a bell that rings is always heard. Empty means silent already.
         self.news.store(false, Ordering::SeqCst);
         let (Ok(_) | Err(_)) = rustix::io::read(&self.bell, &mut [0; 8]);
-        let mut place = self.lock();
-        let Some(lent) = place.as_mut() else { return News::default() };
-        News { fault: lent.fault.take(), interrupt: std::mem::take(&mut lent.due) }
+        let interrupt = self.due.swap(false, Ordering::AcqRel);
+        // A rule was broken only where the door is closed: nobody is at the lock for long.
+        let fault = if self.is_open() {
+            None
+        } else {
+            self.lock().as_mut().and_then(|lent| lent.fault.take())
+        };
+        News { fault, interrupt }
     }
 
     fn ring(&self) {
