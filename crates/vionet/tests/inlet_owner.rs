@@ -101,3 +101,19 @@ fn a_driver_is_interrupted_while_others_deliver() {
     let _ = stepped.send(());
     assert_ne!(sender.join().unwrap(), Err(RecvTimeoutError::Timeout), "the worker had to wait");
 }
+
+#[test]
+fn an_interrupt_for_what_others_delivered_is_counted_once() {
+    let (mut bench, inlet) = with_inlet();
+    let _ = bench.step();
+    let told = bench.bells[0].rung();
+    for _ in 0..3 {
+        bench.post(200);
+        bench.post(200);
+        // Two deliveries, one interrupt: the worker had no time in between.
+        let _ = (deliver(&inlet, || {}), deliver(&inlet, || {}));
+        let _ = bench.step();
+    }
+    assert_eq!(bench.bells[0].rung(), told + 3);
+    assert_eq!(bench.stats().rx.interrupts.value(), bench.bells[0].rung());
+}

@@ -109,7 +109,8 @@ impl<D: Direction> Lane<D> {
             Published::Interrupt => {
                 self.owed = true;
                 self.settle();
-                stats.interrupts.add(1);
+                // One that its pair's worker has kept for itself is counted there.
+                stats.interrupts.add(u64::from(self.interrupt.is_some()));
             }
             Published::Quiet => stats.suppressed.add(1),
         }
