@@ -19,6 +19,9 @@ use crate::negotiate::Plan;
 use crate::stats::{DropReason, LaneStats};
 use crate::time::Instant;
 
+const HEADER: u32 = 12;
+const _: () = assert!(HDR_LEN == 12, "as a length of frames");
+
 /// Why a pushed frame was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -37,6 +40,8 @@ pub struct RxSink<'a> {
     stats: &'a LaneStats,
     /// Chains before this one are filled.
     next: usize,
+    /// The longest frame that is not to be cut, in bytes (NET-CFG-05).
+    plain_max: u32,
     /// Frames that may still be delivered or dropped in this step, of so many.
     budget: usize,
     granted: usize,
@@ -74,6 +79,7 @@ impl<'a> RxSink<'a> {
             plan,
             stats,
             next: 0,
+            plain_max: u32::from(plan.mtu).saturating_add(LINK_HDR_MAX),
             budget: BATCH,
             granted: BATCH,
             lost: 0,
@@ -349,7 +355,7 @@ impl<'a> RxSink<'a> {
     fn settle(&mut self, len: u32, header: &RxHeader) -> Result<(), DropReason> {
         self.check(len, header)?;
         let first = self.batch.row(self.next).ok_or(DropReason::NoBuffer)?;
-        let all = len.saturating_add(u32::from(self.plan.header_len));
+        let all = len.saturating_add(HEADER);
         let buffers = if all <= first.bytes() {
             self.batch.set_written(self.next, all);
             1
@@ -384,7 +390,7 @@ impl<'a> RxSink<'a> {
         if !fill(chain.payload) || !chain.lead.write(&net) {
             return false;
         }
-        *chain.written = len.saturating_add(u32::from(self.plan.header_len));
+        *chain.written = len.saturating_add(HEADER);
         self.delivered(1, len);
         true
     }
@@ -433,7 +439,7 @@ impl<'a> RxSink<'a> {
         }
         let most = match header.request.gso {
             Some(_) => self.plan.frame_max,
-            None => u32::from(self.plan.mtu).saturating_add(LINK_HDR_MAX), // NET-CFG-05
+            None => self.plain_max,
         };
         if len > most {
             return Err(DropReason::TooLong);
