@@ -52,11 +52,11 @@ pub struct Row {
     bytes: u32,
     /// Bytes behind the lead.
     payload_bytes: u32,
+    pub(crate) written: u32,
     /// Position of its first span in the store.
     start: u16,
     /// Head descriptor in a split ring, buffer id in a packed one.
     pub(crate) id: u16,
-    pub(crate) written: u32,
     shape: Shape,
 }
 
@@ -71,49 +71,23 @@ pub struct Single<'b> {
     pub written: &'b mut u32,
 }
 
-/// How a chain differs from one buffer in one piece, as most are: that is a word of zeroes, which
-/// costs one store and one compare.
+/// What a chain is made of: a word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C, align(8))]
 struct Shape {
-    /// Spans of its lead, beyond 1; one less is all ones.
-    more_lead_spans: u16,
-    /// All of its spans, beyond 2.
-    more_spans: u16,
-    /// Ring slots it takes, beyond 1.
-    more_slots: u16,
+    /// Spans of its lead.
+    lead_spans: u16,
+    /// All of its spans.
+    spans: u16,
+    /// Ring slots it takes.
+    slots: u16,
     /// Bytes that the chain is shorter than the lead.
     missing: u16,
 }
 
 impl Shape {
-    const SINGLE: Self = Self { more_lead_spans: 0, more_spans: 0, more_slots: 0, missing: 0 };
-
-    const fn new(lead_spans: u16, spans: u16, slots: u16, missing: u16) -> Self {
-        Self {
-            more_lead_spans: lead_spans.wrapping_sub(1),
-            more_spans: spans.wrapping_sub(2),
-            more_slots: slots.wrapping_sub(1),
-            missing,
-        }
-    }
-
-    const fn lead_spans(self) -> u16 {
-        self.more_lead_spans.wrapping_add(1)
-    }
-
-    const fn spans(self) -> u16 {
-        self.more_spans.wrapping_add(2)
-    }
-
-    const fn slots(self) -> u16 {
-        self.more_slots.wrapping_add(1)
-    }
-
-    #[inline]
-    fn is_single(self) -> bool {
-        self == Self::SINGLE
-    }
+    /// One buffer in one region.
+    const SINGLE: Self = Self { lead_spans: 1, spans: 2, slots: 1, missing: 0 };
 }
 
 impl Row {
@@ -142,12 +116,12 @@ impl Row {
     #[inline]
     #[must_use]
     pub const fn whole_lead(&self) -> Option<u16> {
-        if self.shape.more_lead_spans == 0 { Some(self.start) } else { None }
+        if self.shape.lead_spans == 1 { Some(self.start) } else { None }
     }
 
     /// Ring slots it takes.
     pub(crate) const fn slots(&self) -> u16 {
-        self.shape.slots()
+        self.shape.slots
     }
 
     /// The bytes written to it, as set.
@@ -157,11 +131,11 @@ impl Row {
     }
 
     fn end(&self) -> usize {
-        usize::from(self.start).saturating_add(usize::from(self.shape.spans()))
+        usize::from(self.start).saturating_add(usize::from(self.shape.spans))
     }
 
     fn payload_start(&self) -> usize {
-        usize::from(self.start).saturating_add(usize::from(self.shape.lead_spans()))
+        usize::from(self.start).saturating_add(usize::from(self.shape.lead_spans))
     }
 }
 
@@ -369,12 +343,12 @@ impl<D: Direction> Batch<D> {
             written: 0,
             start: narrow(draft.start),
             id,
-            shape: Shape::new(
-                narrow(draft.lead_spans),
-                narrow(self.store.len().saturating_sub(draft.start)),
+            shape: Shape {
+                lead_spans: narrow(draft.lead_spans),
+                spans: narrow(self.store.len().saturating_sub(draft.start)),
                 slots,
-                u16::try_from(self.lead.saturating_sub(draft.bytes)).unwrap_or(u16::MAX),
-            ),
+                missing: u16::try_from(self.lead.saturating_sub(draft.bytes)).unwrap_or(u16::MAX),
+            },
         };
         if let Some(slot) = self.rows.get_mut(self.end) {
             *slot = row;
@@ -431,7 +405,7 @@ impl Batch<DeviceReads> {
     #[inline]
     #[must_use]
     pub fn lead(&self, row: Row) -> &[ReadSpan<'_>] {
-        self.store.readable(usize::from(row.start), usize::from(row.shape.lead_spans()))
+        self.store.readable(usize::from(row.start), usize::from(row.shape.lead_spans))
     }
 
     /// What is behind the lead.
@@ -448,7 +422,7 @@ impl Batch<DeviceWrites> {
     #[inline]
     #[must_use]
     pub fn lead(&self, row: Row) -> &[WriteSpan<'_>] {
-        self.store.writable(usize::from(row.start), usize::from(row.shape.lead_spans()))
+        self.store.writable(usize::from(row.start), usize::from(row.shape.lead_spans))
     }
 
     /// What is behind the lead of `first`, and all of the chains after it up to `last`.
@@ -464,7 +438,7 @@ impl Batch<DeviceWrites> {
     #[inline]
     pub fn single(&mut self, index: usize, want: u32) -> Option<Single<'_>> {
         let row = self.place(index).and_then(|place| self.rows.get_mut(place))?;
-        if !row.shape.is_single() {
+        if (row.shape.lead_spans, row.shape.spans) != (1, 2) {
             return None;
         }
         let [lead, payload] = self.store.writable_pair(usize::from(row.start))?;

@@ -194,7 +194,7 @@ impl PackedRing {
     }
 
     /// Lists of one buffer, as they mostly are: up to the first other one, or the ring's end.
-    #[inline(never)]
+    #[inline]
     fn take_singles<D: Direction>(&mut self, limit: usize, batch: &mut Batch<D>) -> usize {
         let Place { slot, wrap } = self.avail;
         let lap = if wrap { DESC_F_AVAIL } else { DESC_F_USED };

@@ -172,16 +172,17 @@ impl SplitRing {
         Ok(if left > 0 { Left::NoRoom } else { Left::Nothing })
     }
 
-    /// Chains of one buffer, as they mostly are, up to the first other one. A head outside ends
-    /// them too, and is judged by who finds it again.
-    #[inline(never)]
+    /// Chains of one buffer, as they mostly are, up to the first other one. A head outside is not
+    /// judged here: it is masked, and the walk finds it again.
+    #[inline]
     fn take_singles<D: Direction>(&mut self, limit: usize, batch: &mut Batch<D>) -> usize {
-        let first = self.next_avail;
+        let (size, first) = (self.size, self.next_avail);
         let (avail, descriptors) = (self.avail_ring.cells(), self.descriptors.cells());
         let done = batch.add_singles(limit, |index| {
             let head = avail.load(first.wrapping_add(index));
-            let Descriptor { addr, len, flags, .. } = descriptors.get(head)?;
-            if flags & KIND == D::BARE { Some((addr, len, head)) } else { None }
+            let Descriptor { addr, len, flags, .. } = descriptors.load(head);
+            let bare = head < size && flags & KIND == D::BARE;
+            if bare { Some((addr, len, head)) } else { None }
         });
         self.next_avail = first.wrapping_add(done);
         usize::from(done)

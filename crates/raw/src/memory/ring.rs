@@ -205,17 +205,6 @@ impl<'r, T: Cell> Cells<'r, T> {
         T::load(self.atoms(index))
     }
 
-    /// One snapshot of the cell at `index`, or `None` when there is no such cell.
-    #[inline]
-    #[must_use]
-    pub fn get(self, index: u16) -> Option<T> {
-        if index > self.mask {
-            return None;
-        }
-        // SAFETY: what is not above the mask is below the size.
-        Some(T::load(unsafe { self.atoms_at(index) }))
-    }
-
     /// Stores a cell at `index` modulo the size; publish with an index of its own.
     #[inline]
     pub fn store(self, index: u16, value: T) {
@@ -224,16 +213,9 @@ impl<'r, T: Cell> Cells<'r, T> {
 
     #[inline]
     fn atoms(self, index: u16) -> &'r T::Atoms {
-        // SAFETY: what is masked is below the size.
-        unsafe { self.atoms_at(index & self.mask) }
-    }
-
-    /// # Safety
-    /// `index` must be below the size.
-    #[inline]
-    unsafe fn atoms_at(self, index: u16) -> &'r T::Atoms {
-        // SAFETY: so many cells were promised to the ring's `from_raw`.
-        let at = unsafe { self.base.add(usize::from(index)) };
+        let offset = usize::from(index & self.mask);
+        // SAFETY: the masked offset is below the size that the ring's `from_raw` was promised.
+        let at = unsafe { self.base.add(offset) };
         // SAFETY: `at` is aligned and mapped while the ring lives, which 'r borrows; atomics may
         // be shared with threads and processes that change them, and any bit pattern is valid.
         unsafe { at.as_ref() }

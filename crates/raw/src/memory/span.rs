@@ -360,8 +360,8 @@ impl Near {
     #[inline]
     fn find(&self, at: u64, len: usize) -> Option<*mut u8> {
         let offset = usize::try_from(at.wrapping_sub(self.guest)).ok()?;
-        let room = self.len.checked_sub(offset)?;
-        if len <= room { Some(self.base.wrapping_add(offset)) } else { None }
+        let end = offset.checked_add(len)?;
+        if end <= self.len { Some(self.base.wrapping_add(offset)) } else { None }
     }
 }
 
@@ -541,16 +541,11 @@ impl<const N: usize> SpanStore<N> {
         unsafe { core::slice::from_raw_parts(runs.as_ptr().cast(), runs.len()) }
     }
 
-    /// The two spans from `start` on, for who knows that they were pushed for writing; others may
-    /// be empty or of buffers that were here before.
+    /// The two spans from `start` on, pushed for writing.
     #[inline]
     #[must_use]
     pub fn writable_pair(&self, start: usize) -> Option<&[WriteSpan<'_>; 2]> {
-        let runs = self.runs.get(start..start.wrapping_add(2))?;
-        // SAFETY: as in `readable`; a run that was let go is still one that `space` keeps mapped,
-        // and one that never was has no bytes.
-        let spans = unsafe { core::slice::from_raw_parts(runs.as_ptr().cast(), runs.len()) };
-        spans.first_chunk()
+        self.writable(start, 2).first_chunk()
     }
 
     /// Spans that were pushed for writing; empty when the range is not in the store.

@@ -19,9 +19,6 @@ use crate::negotiate::Plan;
 use crate::stats::{DropReason, LaneStats};
 use crate::time::Instant;
 
-const HEADER: u32 = 12;
-const _: () = assert!(HDR_LEN == 12, "as a length of frames");
-
 /// Why a pushed frame was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -40,8 +37,6 @@ pub struct RxSink<'a> {
     stats: &'a LaneStats,
     /// Chains before this one are filled.
     next: usize,
-    /// The longest frame that is not to be cut, in bytes (NET-CFG-05).
-    plain_max: u32,
     /// Frames that may still be delivered or dropped in this step, of so many.
     budget: usize,
     granted: usize,
@@ -79,7 +74,6 @@ impl<'a> RxSink<'a> {
             plan,
             stats,
             next: 0,
-            plain_max: u32::from(plan.mtu).saturating_add(LINK_HDR_MAX),
             budget: BATCH,
             granted: BATCH,
             lost: 0,
@@ -299,12 +293,11 @@ impl<'a> RxSink<'a> {
     /// Whether a frame may be delivered: budget left, and a chain that can hold its header.
     #[inline]
     fn ready(&mut self) -> bool {
+        if self.budget == 0 {
+            self.spent = true;
+            return false;
+        }
         loop {
-            // Each time: chains that are too short come without end if the guest likes.
-            if self.budget == 0 {
-                self.spent = true;
-                return false;
-            }
             match self.batch.row(self.next) {
                 Some(row) if row.has_lead() => return true,
                 Some(_) => self.skip_short_chain(),
@@ -356,7 +349,7 @@ impl<'a> RxSink<'a> {
     fn settle(&mut self, len: u32, header: &RxHeader) -> Result<(), DropReason> {
         self.check(len, header)?;
         let first = self.batch.row(self.next).ok_or(DropReason::NoBuffer)?;
-        let all = len.saturating_add(HEADER);
+        let all = len.saturating_add(u32::from(self.plan.header_len));
         let buffers = if all <= first.bytes() {
             self.batch.set_written(self.next, all);
             1
@@ -391,7 +384,7 @@ impl<'a> RxSink<'a> {
         if !fill(chain.payload) || !chain.lead.write(&net) {
             return false;
         }
-        *chain.written = len.saturating_add(HEADER);
+        *chain.written = len.saturating_add(u32::from(self.plan.header_len));
         self.delivered(1, len);
         true
     }
@@ -440,7 +433,7 @@ impl<'a> RxSink<'a> {
         }
         let most = match header.request.gso {
             Some(_) => self.plan.frame_max,
-            None => self.plain_max,
+            None => u32::from(self.plan.mtu).saturating_add(LINK_HDR_MAX), // NET-CFG-05
         };
         if len > most {
             return Err(DropReason::TooLong);
