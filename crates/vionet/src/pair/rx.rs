@@ -293,11 +293,12 @@ impl<'a> RxSink<'a> {
     /// Whether a frame may be delivered: budget left, and a chain that can hold its header.
     #[inline]
     fn ready(&mut self) -> bool {
-        if self.budget == 0 {
-            self.spent = true;
-            return false;
-        }
         loop {
+            // Each time: chains that are too short come without end if the guest likes.
+            if self.budget == 0 {
+                self.spent = true;
+                return false;
+            }
             match self.batch.row(self.next) {
                 Some(row) if row.has_lead() => return true,
                 Some(_) => self.skip_short_chain(),
