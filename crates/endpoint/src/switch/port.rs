@@ -19,6 +19,9 @@ use super::{Fabric, Outlet};
 
 /// Frames of one batch that are looked at together.
 const BATCH: usize = 64;
+/// Bytes that one step copies, to all ports together: so long the other guests of this worker wait,
+/// and whoever wants the pair back. A storm of long frames would be a gigabyte.
+const STEP_MAX: u64 = 8 << 20;
 /// What of a frame decides where it goes: both addresses.
 const HEAD: usize = 12;
 
@@ -104,6 +107,22 @@ impl PortQueue {
             *seen = Seen { head, target };
             last = Some(*seen);
         }
+    }
+
+    /// The first of `frames` that may be handed over when `left` bytes may be copied, one at least;
+    /// and the bytes it takes.
+    fn share<'f>(&self, frames: &'f [TxFrame], left: u64) -> (&'f [TxFrame], u64) {
+        let ports = u64::try_from(self.outlets.len()).unwrap_or(u64::MAX);
+        let (mut count, mut bytes) = (0_usize, 0_u64);
+        for (frame, seen) in frames.iter().zip(self.seen.iter()) {
+            let copies = if seen.target == Target::Everyone { ports } else { 1 };
+            let more = bytes.saturating_add(u64::from(frame.len).saturating_mul(copies));
+            if count > 0 && more > left {
+                break;
+            }
+            (count, bytes) = (count.saturating_add(1), more);
+        }
+        (frames.get(..count).unwrap_or(frames), bytes)
     }
 
     /// Pushes what is meant for one port; the port is locked once.
@@ -229,10 +248,14 @@ impl EndpointQueue for PortQueue {
         if let Some(outlets) = self.fabric.news(&mut self.version) {
             self.outlets = outlets;
         }
-        while !batch.frames().is_empty() {
+        // What is left stays with the guest, and comes again in its next step.
+        let mut left = STEP_MAX;
+        while !batch.frames().is_empty() && left > 0 {
             let all = batch.frames();
             let frames = all.get(..BATCH).unwrap_or(all);
             self.look(batch, frames);
+            let (frames, bytes) = self.share(frames, left);
+            left = left.saturating_sub(bytes);
             for outlet in Arc::clone(&self.outlets).iter() {
                 if outlet.port != self.port && !(self.isolated && outlet.isolated) {
                     self.deliver(outlet, batch, frames);
