@@ -119,9 +119,11 @@ impl Table {
         if at != port {
             return if seen == PINNED { Source::Anothers } else { Source::New };
         }
-        // Written once a second at most: the line stays shared.
+        // Written once a second at most: the line stays shared. Not if the address is being given
+        // away at this moment: that is for good.
         if seen != PINNED && seen != now {
-            entry.seen.store(now, Ordering::Relaxed);
+            let relaxed = Ordering::Relaxed;
+            let (Ok(_) | Err(_)) = entry.seen.compare_exchange(seen, now, relaxed, relaxed);
         }
         Source::Known
     }
@@ -257,5 +259,32 @@ mod tests {
         }
         assert_eq!(known(1), before);
         assert_eq!(table.count(2, 1), PORT_MAX);
+    }
+
+    #[test]
+    fn an_address_is_given_for_good_though_another_sends_from_it_at_that_moment() {
+        let table = Table::new();
+        let ends = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut now = 0;
+                while !ends.load(Ordering::Relaxed) {
+                    now += 1;
+                    table.source(mac(1), 1, now);
+                }
+            });
+            for round in 0..2000 {
+                table.learn(mac(1), 1, 0);
+                assert!(table.give(mac(1), 2));
+                std::thread::yield_now();
+                let source = table.source(mac(1), 1, 0);
+                if source != Source::Anothers {
+                    ends.store(true, Ordering::Relaxed);
+                    panic!("{source:?} in round {round}");
+                }
+                table.forget(2);
+            }
+            ends.store(true, Ordering::Relaxed);
+        });
     }
 }
