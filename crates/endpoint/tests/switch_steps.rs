@@ -44,16 +44,20 @@ impl Guest {
         let ram = GuestRam::new(&[(0x1_0000, 0x1_0000), (0x2_0000, 0x1_0000), (FRAMES, 0x20_0000)]);
         let rings = [0x1_0000, 0x2_0000].map(|at| SplitDriver::new(&ram, at, SIZE, false, 0));
         let mut guest = Self { nic, port, pair: None, ram, rings };
+        guest.start();
+        guest
+    }
+
+    fn start(&mut self) {
         let tso = [Feature::CSUM, Feature::HOST_TSO4, Feature::GUEST_CSUM, Feature::GUEST_TSO4];
         let bits = FeatureBits::of(&tso).with(Feature::VERSION_1);
-        guest.apply(Op::Negotiate(bits));
-        guest.apply(Op::Memory(Arc::clone(guest.ram.space())));
+        self.apply(Op::Negotiate(bits));
+        self.apply(Op::Memory(Arc::clone(self.ram.space())));
         for (index, setup) in [0, 1].map(QueueIndex).into_iter().zip([0, 1]) {
-            let (setup, cursor) = (guest.rings[setup].setup(), Cursor::default());
-            guest.apply(Op::EnableQueue(index, true));
-            guest.apply(Op::StartQueue { index, setup, cursor });
+            let (setup, cursor) = (self.rings[setup].setup(), Cursor::default());
+            self.apply(Op::EnableQueue(index, true));
+            self.apply(Op::StartQueue { index, setup, cursor });
         }
-        guest
     }
 
     fn apply(&mut self, op: Op) {
@@ -146,4 +150,29 @@ fn a_storm_of_long_frames_goes_out_in_steps_and_whole() {
     }
     assert!(counts.iter().all(|count| *count == usize::from(SIZE)), "{counts:?} in {steps} steps");
     assert_eq!(sender.rings[1].collect().len(), usize::from(SIZE));
+}
+
+#[test]
+fn a_pair_that_its_worker_lost_takes_no_frames_and_ends_without_harm() {
+    let switch = Switch::new("lan");
+    let [mut sender, mut guest] = [1, 2].map(|last| Guest::new(&switch, last));
+    guest.post();
+    let lost = guest.pair.take();
+    // It does not come back when it is wanted.
+    guest.apply(Op::Reset);
+    let new = [0x1_8000, 0x2_8000].map(|at| SplitDriver::new(&guest.ram, at, SIZE, false, 0));
+    let mut old = std::mem::replace(&mut guest.rings, new);
+    guest.start();
+    guest.post();
+    let (header, frame) = long_frame(1);
+    sender.send(&header, &frame);
+    while sender.step().next == Next::Again {}
+    assert_eq!(old[0].collect().len(), 0, "a ring from before the reset");
+    assert_eq!(guest.received(), usize::from(SIZE));
+    drop(lost);
+    guest.post();
+    sender.rings[1].collect();
+    sender.send(&header, &frame);
+    while sender.step().next == Next::Again {}
+    assert_eq!(guest.received(), usize::from(SIZE));
 }

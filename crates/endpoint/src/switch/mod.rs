@@ -126,12 +126,17 @@ impl Fabric {
         self.version.fetch_add(1, Ordering::Release);
     }
 
+    /// In place of what the port had: a pair that its worker has lost may have it still.
     fn attach(&self, outlet: Outlet) {
-        self.change(|open| open.push(outlet));
+        self.change(|open| {
+            open.retain(|old| old.port != outlet.port);
+            open.push(outlet);
+        });
     }
 
-    fn detach(&self, port: PortNumber) {
-        self.change(|open| open.retain(|outlet| outlet.port != port));
+    /// By the inlet: by now the port may have another one.
+    fn detach(&self, inlet: &Arc<Inlet>) {
+        self.change(|open| open.retain(|outlet| !Arc::ptr_eq(&outlet.inlet, inlet)));
     }
 
     /// The open ports, if they are not those of `version` any more.

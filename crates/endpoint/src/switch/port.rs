@@ -285,6 +285,6 @@ impl EndpointQueue for PortQueue {
 
 impl Drop for PortQueue {
     fn drop(&mut self) {
-        self.fabric.detach(self.port);
+        self.fabric.detach(&self.inlet);
     }
 }
