@@ -14,6 +14,7 @@
 
 use std::sync::Arc;
 
+use vionet::stats::DropReason;
 use vionet::{
     Effect, Effects, Endpoint, Instant, Next, Nic, NicConfig, Op, QueueIndex, QueuePair, Step,
 };
@@ -78,8 +79,12 @@ impl Guest {
 
     /// Posts all the room that the ring has; its chains share one buffer.
     fn post(&mut self) {
+        self.post_small(0x1_0000);
+    }
+
+    fn post_small(&mut self, len: u32) {
         let ring = &mut self.rings[0];
-        while ring.post(&[Buffer::writable(RECEIVE, 0x1_0000)], Arrangement::Direct).is_some() {}
+        while ring.post(&[Buffer::writable(RECEIVE, len)], Arrangement::Direct).is_some() {}
         ring.expose();
     }
 
@@ -175,4 +180,28 @@ fn a_pair_that_its_worker_lost_takes_no_frames_and_ends_without_harm() {
     sender.send(&header, &frame);
     while sender.step().next == Next::Again {}
     assert_eq!(guest.received(), usize::from(SIZE));
+}
+
+#[test]
+fn a_long_frame_that_fits_no_buffer_is_the_receivers_loss_and_leaves_nothing_behind() {
+    let switch = Switch::new("lan");
+    let [mut sender, mut guest] = [1, 2].map(|last| Guest::new(&switch, last));
+    guest.ram.write(RECEIVE, &[0xee; 2048]);
+    guest.post_small(1526);
+    let (header, frame) = long_frame(1);
+    sender.send(&header, &frame);
+    let _ = sender.step();
+    assert_eq!(sender.rings[1].collect().len(), usize::from(SIZE), "its sender goes on");
+    assert_eq!(guest.received(), 0);
+    assert_eq!(guest.ram.read(RECEIVE, 2048), [0xee; 2048]);
+    let stats = guest.nic.stats().next().unwrap();
+    let no_buffer = stats.rx.drops().find(|(reason, _)| *reason == DropReason::NoBuffer);
+    assert_eq!(no_buffer, Some((DropReason::NoBuffer, u64::from(SIZE))));
+    // Nothing of host memory comes with a frame that fits, before or behind it.
+    sender.send(&NetHeader { num_buffers: 0x5555, ..NetHeader::default() }, &frame[..60]);
+    let _ = sender.step();
+    assert_eq!(guest.received(), usize::from(SIZE));
+    let bytes = guest.ram.read(RECEIVE, 2048);
+    assert_eq!(bytes[..12], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+    assert_eq!((&bytes[12..72], &bytes[72..]), (&frame[..60], &[0xee; 2048 - 72][..]));
 }
