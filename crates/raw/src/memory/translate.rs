@@ -6,8 +6,9 @@
 //!                      '-- missing: ask again later; denied: the driver's mistake
 //! ```
 //!
-//! An answer is asked for whenever it is needed, and holds for the batch it was asked for: whoever
-//! takes a translation back recalls the pairs that may use it, or waits for the end of their step.
+//! An answer is asked for whenever it is needed, and holds as long as what was taken with it: that
+//! of a ring, and of receive buffers in stock, until their queue stops. So whoever takes a
+//! translation back stops the queues that may use it first.
 
 use core::fmt;
 
