@@ -10,6 +10,9 @@ macro_rules! faults {
         pub enum Fault { $($(#[$doc])* $name,)* }
 
         impl Fault {
+            /// All rules.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
             /// The rule as a word for counters.
             #[must_use]
             pub const fn name(self) -> &'static str {
