@@ -7,6 +7,7 @@
 //!   Treadmill     a driver that costs nothing, for measuring
 //!   judge()       what a device should find in a ring, said once more in the plainest way
 //!   hostile       rings gone wrong, by seed
+//!   attack        rings that break one rule each, and which
 //!   drive()       bytes in, a ring and what is done with it out: for fuzzing and properties
 //! ```
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@
     reason = "test code: to stop is how it reports"
 )]
 
+pub mod attack;
 mod drive;
 pub mod hostile;
 mod judge;
