@@ -155,6 +155,7 @@ pub struct Batch<D: Direction> {
     end: usize,
     lead: u32,
     left: Left,
+    translated: bool,
     direction: PhantomData<D>,
 }
 
@@ -199,8 +200,9 @@ impl<D: Direction> Batch<D> {
     pub fn new(space: Arc<AddressSpace>, lead: u32) -> Self {
         let rows = Box::new([Row::default(); ROWS_MAX]);
         let access = if D::WRITABLE { Access::Write } else { Access::Read };
+        let (translated, left) = (space.is_translated(), Left::Nothing);
         let store = SpanStore::new(space, access);
-        Self { store, rows, first: 0, end: 0, lead, left: Left::Nothing, direction: PhantomData }
+        Self { store, rows, first: 0, end: 0, lead, left, translated, direction: PhantomData }
     }
 
     /// How many chains the batch holds.
@@ -228,6 +230,13 @@ impl<D: Direction> Batch<D> {
     #[must_use]
     pub fn is_untranslated(&self) -> bool {
         self.left == Left::Missing
+    }
+
+    /// Whether a platform translates its addresses.
+    #[inline]
+    #[must_use]
+    pub fn is_translated(&self) -> bool {
+        self.translated
     }
 
     pub(crate) fn set_left(&mut self, left: Left) {

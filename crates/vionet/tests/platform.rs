@@ -13,10 +13,11 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vionet::endpoint::{
-    Capabilities, EndpointFault, EndpointQueue, RxHeader, RxSink, TxBatch, Watch,
+    Capabilities, Delivery, EndpointFault, EndpointQueue, Inlet, RxHeader, RxSink, TxBatch, Watch,
 };
 use vionet::stats::PairStats;
 use vionet::{
@@ -41,11 +42,22 @@ const FRAMES: u64 = 0x10_0000;
 #[derive(Debug, Default)]
 struct Iommu {
     pages: Mutex<BTreeMap<u64, (u64, Access)>>,
+    /// How often it was asked.
+    asked: AtomicUsize,
     /// What it answers instead of the truth, if anything.
     lie: Mutex<Option<(u64, usize)>>,
 }
 
 impl Iommu {
+    /// From now on the first page of the frames is another one, or none.
+    fn move_frames(&self, guest: Option<u64>) {
+        let mut pages = self.pages.lock().unwrap();
+        match guest {
+            Some(guest) => pages.insert(FRAMES + OFFSET, (guest, Access::Both)),
+            None => pages.remove(&(FRAMES + OFFSET)),
+        };
+    }
+
     fn allow(&self, guest: u64, pages: u64, access: Access) {
         for page in guest / PAGE..guest / PAGE + pages {
             let at = page * PAGE;
@@ -61,6 +73,7 @@ impl Translate for Iommu {
         len: usize,
         access: Access,
     ) -> Result<(GuestAddr, usize), Untranslated> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         if let Some((place, count)) = *self.lie.lock().unwrap() {
             return Ok((GuestAddr(place), count));
         }
@@ -79,13 +92,18 @@ impl Translate for Iommu {
 struct Host {
     sent: Vec<Vec<u8>>,
     bring: Option<Vec<u8>>,
+    /// It takes no frame now.
+    full: bool,
+    inlet: Option<Arc<Inlet>>,
 }
 
 struct Side(Arc<Mutex<Host>>);
 
 impl EndpointQueue for Side {
     fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
-        while let Some(frame) = frames.frames().first() {
+        while !self.0.lock().unwrap().full
+            && let Some(frame) = frames.frames().first()
+        {
             let mut bytes = vec![0; frame.len as usize];
             copy_out(frames.bytes(frame), 0, &mut bytes);
             self.0.lock().unwrap().sent.push(bytes);
@@ -105,11 +123,15 @@ impl EndpointQueue for Side {
     }
 
     fn watch(&self) -> Watch {
-        Watch::default()
+        Watch { writable: self.0.lock().unwrap().full, ..Watch::default() }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    fn inlet(&self) -> Option<Arc<Inlet>> {
+        self.0.lock().unwrap().inlet.clone()
     }
 }
 
@@ -164,6 +186,10 @@ struct Bench {
 impl Bench {
     /// A device with one queue running; its ring is translated, nothing else is.
     fn new(format: Format, index: QueueIndex, features: FeatureBits) -> Self {
+        Self::with(Host::default(), format, index, features)
+    }
+
+    fn with(host: Host, format: Format, index: QueueIndex, features: FeatureBits) -> Self {
         let ram = GuestRam::new(&[(RINGS, 0x1_0000), (FRAMES, 0x4_0000)]);
         let iommu = Arc::new(Iommu::default());
         iommu.allow(RINGS, 16, Access::Both);
@@ -180,7 +206,7 @@ impl Bench {
         let capabilities = Capabilities { transmit: none, receive: none, pairs_max: 1, mtu: 1500 };
         let config = NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
         let nic = Nic::new(config, capabilities).behind_platform();
-        let host = Arc::default();
+        let host = Arc::new(Mutex::new(host));
         let mut bench = Self { iommu, host, ram, driver, nic, pair: None };
         let platform = Arc::clone(&bench.iommu);
         let map = Arc::clone(bench.ram.space().map());
@@ -238,6 +264,30 @@ impl Bench {
         let frame: Vec<u8> = (0..len).map(|byte| byte as u8).collect();
         self.ram.write(at, &[&[0; 12][..], &frame].concat());
         (at, frame)
+    }
+}
+
+/// Frames as they are brought, and what is seen of one in the guest's memory.
+const FRAME: [u8; 60] = [7; 60];
+
+impl Bench {
+    /// A receive queue with four buffers in the frames' first page, of which one was filled.
+    fn with_stock(host: Host, format: Format) -> Self {
+        let mut bench = Self::with(host, format, RX, platform());
+        bench.iommu.allow(FRAMES, 1, Access::Write);
+        for buffer in 0..4 {
+            bench.driver.post(&[Buffer::writable(FRAMES + OFFSET + buffer * 1024, 1024)], None);
+        }
+        bench
+    }
+
+    fn bring(&mut self) -> Step {
+        self.host.lock().unwrap().bring = Some(FRAME.to_vec());
+        self.step()
+    }
+
+    fn is_filled(&self, at: u64) -> bool {
+        self.ram.read(at + 12, 60) == FRAME
     }
 }
 
@@ -405,4 +455,110 @@ fn a_ring_that_is_not_one_piece_does_not_start() {
     assert_eq!(bench.apply(start()), Err(OpError::Queue(TX, Fault::RingUnmapped)));
     bench.iommu.allow(RINGS, 16, Access::Both);
     assert_eq!(bench.apply(start()), Ok(()));
+}
+
+#[test]
+fn a_translation_is_used_for_one_step() {
+    for format in BOTH {
+        let mut bench = Bench::with_stock(Host::default(), format);
+        assert!(bench.bring().worked);
+        assert!(bench.is_filled(FRAMES));
+        // The second buffer was posted with the first, and is elsewhere now.
+        bench.iommu.move_frames(Some(FRAMES + 5 * PAGE));
+        assert!(bench.bring().worked);
+        assert!(!bench.is_filled(FRAMES + 1024), "{format:?}: it is not the device's any more");
+        assert!(bench.is_filled(FRAMES + 5 * PAGE + 1024));
+        bench.iommu.move_frames(None);
+        let step = bench.bring();
+        assert_eq!((step.worked, step.fault), (false, None));
+        assert!(!bench.is_filled(FRAMES + 5 * PAGE + 2048));
+        assert_eq!(bench.stats().rx.untranslated.value(), 1);
+        bench.iommu.move_frames(Some(FRAMES));
+        assert!(bench.step().worked, "what was brought has waited");
+        assert!(bench.is_filled(FRAMES + 2048));
+        assert_eq!(bench.driver.used(), 3, "each of them once");
+    }
+}
+
+#[test]
+fn a_step_without_frames_asks_for_no_translation() {
+    for format in BOTH {
+        let mut bench = Bench::with_stock(Host::default(), format);
+        let before = bench.iommu.asked.load(Ordering::Relaxed);
+        assert!(!bench.step().worked);
+        assert_eq!(bench.iommu.asked.load(Ordering::Relaxed), before, "{format:?}");
+    }
+}
+
+#[test]
+fn no_translation_outlives_a_recall() {
+    for format in BOTH {
+        let mut bench = Bench::with_stock(Host::default(), format);
+        assert!(bench.bring().worked);
+        bench.iommu.move_frames(Some(FRAMES + 5 * PAGE));
+        bench.apply(Op::Rewire(RX.pair())).unwrap();
+        assert!(bench.bring().worked);
+        assert!(!bench.is_filled(FRAMES + 1024));
+        assert!(bench.is_filled(FRAMES + 5 * PAGE + 1024));
+    }
+}
+
+#[test]
+fn a_translation_is_used_for_one_delivery() {
+    for format in BOTH {
+        let inlet = Arc::new(Inlet::new().unwrap());
+        let host = Host { inlet: Some(Arc::clone(&inlet)), ..Host::default() };
+        let mut bench = Bench::with_stock(host, format);
+        let deliver = || {
+            let mut pushed = false;
+            let delivery = inlet.deliver(Instant::from_nanos(0), |sink| {
+                pushed = sink.push(&RxHeader::default(), &FRAME).is_ok();
+            });
+            delivery == Delivery::Done && pushed
+        };
+        assert!(deliver());
+        bench.iommu.move_frames(Some(FRAMES + 5 * PAGE));
+        assert!(deliver());
+        assert!(bench.is_filled(FRAMES) && !bench.is_filled(FRAMES + 1024));
+        assert!(bench.is_filled(FRAMES + 5 * PAGE + 1024));
+        bench.iommu.move_frames(None);
+        assert!(!deliver());
+        assert_eq!(bench.driver.used(), 2);
+    }
+}
+
+#[test]
+fn a_frame_that_waits_for_the_host_is_read_where_it_is_by_then() {
+    for format in BOTH {
+        let mut bench = Bench::with(Host { full: true, ..Host::default() }, format, TX, platform());
+        bench.iommu.allow(FRAMES, 1, Access::Read);
+        bench.driver.post(&[Buffer::readable(FRAMES + OFFSET, 72)], None);
+        bench.ram.write(FRAMES + 5 * PAGE + 12, &FRAME);
+        assert!(!bench.step().worked);
+        bench.iommu.move_frames(Some(FRAMES + 5 * PAGE));
+        bench.host.lock().unwrap().full = false;
+        assert!(bench.step().worked);
+        assert_eq!(bench.host.lock().unwrap().sent, [FRAME]);
+    }
+}
+
+/// Buffers that are given back at each step's end are still asked for with a kick, and only once.
+#[test]
+fn a_guest_whose_buffers_are_too_few_is_waited_for_without_spinning() {
+    for format in BOTH {
+        let bits = platform() | FeatureBits::of(&[Feature::MRG_RXBUF]);
+        let mut bench = Bench::new(format, RX, bits);
+        bench.iommu.allow(FRAMES, 1, Access::Write);
+        let post = |bench: &mut Bench, at| {
+            bench.driver.post(&[Buffer::writable(FRAMES + OFFSET + at, 40)], None);
+        };
+        post(&mut bench, 0);
+        for _ in 0..3 {
+            let step = bench.bring();
+            assert!(!step.worked && matches!(step.next, Next::Wait(_)), "{format:?}: {step:?}");
+        }
+        post(&mut bench, 40);
+        assert!(bench.step().worked, "a frame of 72 bytes with its header");
+        assert_eq!(bench.driver.used(), 2);
+    }
 }

@@ -6,9 +6,11 @@
 //!                      '-- missing: ask again later; denied: the driver's mistake
 //! ```
 //!
-//! An answer is asked for whenever it is needed, and holds as long as what was taken with it: that
-//! of a ring, and of receive buffers in stock, until their queue stops. So whoever takes a
-//! translation back stops the queues that may use it first.
+//! An answer is asked for whenever it is needed. That of a buffer or a table is used until the end
+//! of the step in which it was asked for, or of the delivery, and never over a recall; that of a ring
+//! until its queue stops. So whoever takes back a translation of buffers does it between two steps,
+//! or has the pair recalled before he says that it is done; that of a ring, when its queue has
+//! stopped.
 
 use core::fmt;
 

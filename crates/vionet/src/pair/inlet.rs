@@ -115,6 +115,7 @@ impl Inlet {
             *fault = Some(lane.break_off(rule, stats));
             self.open.store(false, Ordering::Release);
         }
+        lane.forget_translations();
         if wanted || filled.fault.is_some() {
             self.ring();
         }

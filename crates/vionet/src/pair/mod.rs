@@ -128,6 +128,20 @@ impl<D: Direction> Lane<D> {
     fn is_live(&self) -> bool {
         !self.broken
     }
+
+    /// At the end of a step: nothing stays taken whose translation may be gone by the next one.
+    /// Behind arming, which asks for a kick with what comes after all that was seen.
+    #[inline]
+    fn forget_translations(&mut self) {
+        if self.batch.is_translated() {
+            self.give_back();
+        }
+    }
+
+    #[cold]
+    fn give_back(&mut self) {
+        self.queue.untake(&mut self.batch);
+    }
 }
 
 /// A driver's broken rule, and the queue it broke it on.
@@ -344,7 +358,10 @@ impl QueuePair {
             Some(_) => Outcome { again: true, ..Outcome::default() },
         };
         self.tx.iter_mut().for_each(Lane::settle);
-        self.rx.iter_mut().for_each(Lane::settle);
+        if let Some(lane) = &mut self.rx {
+            lane.settle();
+            lane.forget_translations();
+        }
         let broken = [(tx.fault, self.index.transmit()), (rx.fault, self.index.receive())];
         let fault = broken
             .into_iter()

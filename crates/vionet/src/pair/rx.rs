@@ -84,7 +84,8 @@ impl<'a> RxSink<'a> {
             fault: None,
             now,
         };
-        if sink.batch.is_empty() {
+        // Translations are dear and hold for this step only: first let there be a frame.
+        if sink.batch.is_empty() && !sink.batch.is_translated() {
             sink.refill();
         }
         sink
