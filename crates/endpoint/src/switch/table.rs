@@ -3,6 +3,7 @@
 //! ```text
 //!   hash(address, secret)      -> a bucket of 4 entries
 //!   entry = address | port     one word: found or not, never half        seen: when it last sent
+//!   full of given addresses?   -> the entry that each port has to itself
 //! ```
 //!
 //! A guest decides what addresses it sends from, so the table defends itself: the hash is keyed,
@@ -13,6 +14,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+
+use super::PORTS_MAX;
 
 /// A MAC address as the low 48 bits of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +76,10 @@ pub(super) enum Source {
 
 pub(super) struct Table {
     buckets: Box<[[Entry; WAYS]]>,
+    /// By port: the address that was given to it, if its bucket had no room for one more of such.
+    apart: Box<[Entry]>,
+    /// How many there are.
+    apart_count: AtomicU32,
     /// What makes a bucket of an address; no guest knows it.
     secret: [u64; 2],
     /// Held by whoever changes what is behind which port.
@@ -82,9 +89,10 @@ pub(super) struct Table {
 impl Table {
     pub(super) fn new() -> Self {
         let buckets = (0..BUCKETS).map(|_| <[Entry; WAYS]>::default()).collect();
+        let apart = (0..PORTS_MAX).map(|_| Entry::default()).collect();
         let random = RandomState::new();
         let secret = [random.hash_one(0), random.hash_one(1) | 1];
-        Self { buckets, secret, writer: Mutex::new(()) }
+        Self { buckets, apart, apart_count: AtomicU32::new(0), secret, writer: Mutex::new(()) }
     }
 
     /// Twice a frame: a multiplication by a secret, whose halves are folded, does.
@@ -98,11 +106,11 @@ impl Table {
     }
 
     fn find(&self, mac: Mac) -> Option<(&Entry, PortNumber)> {
-        self.bucket(mac).iter().find_map(|entry| {
-            let word = entry.word.load(Ordering::Relaxed);
-            let port = u16::try_from(word >> 48).unwrap_or(0).checked_sub(1)?;
-            (word & ADDRESS == mac.0).then_some((entry, port))
-        })
+        let found = find_in(self.bucket(mac), mac);
+        if found.is_none() && self.apart_count.load(Ordering::Relaxed) > 0 {
+            return find_in(&self.apart, mac);
+        }
+        found
     }
 
     /// The port that an address is behind, if that is known and not too long ago.
@@ -147,7 +155,7 @@ impl Table {
     }
 
     /// `mac` is the address that `port`'s NIC was given. Whoever had learned it elsewhere loses
-    /// it; false when it was given to another port already, or no room is left beside others'.
+    /// it; false when it was given to another port already.
     pub(super) fn give(&self, mac: Mac, port: PortNumber) -> bool {
         let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let is_given = |entry: &Entry| entry.seen.load(Ordering::Relaxed) == PINNED;
@@ -157,7 +165,13 @@ impl Table {
         }
         let known = known.map(|(entry, _)| entry);
         let room = || self.bucket(mac).iter().find(|entry| !is_given(entry));
-        let Some(entry) = known.or_else(room) else { return false };
+        let apart = || {
+            let own = self.apart.get(usize::from(port))?;
+            let more = u32::from(own.word.load(Ordering::Relaxed) == 0);
+            self.apart_count.fetch_add(more, Ordering::Relaxed);
+            Some(own)
+        };
+        let Some(entry) = known.or_else(room).or_else(apart) else { return false };
         entry.word.store(word(mac, port), Ordering::Relaxed);
         entry.seen.store(PINNED, Ordering::Relaxed);
         true
@@ -166,12 +180,14 @@ impl Table {
     /// Nothing is behind `port` any more.
     pub(super) fn forget(&self, port: PortNumber) {
         let _one = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        for entry in self.buckets.iter().flatten() {
+        for entry in self.buckets.iter().flatten().chain(&self.apart) {
             if behind(entry) == Some(port) {
                 entry.word.store(0, Ordering::Relaxed);
                 entry.seen.store(0, Ordering::Relaxed);
             }
         }
+        let apart = self.apart.iter().filter(|entry| behind(entry).is_some()).count();
+        self.apart_count.store(u32::try_from(apart).unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// How many living addresses a port has learned.
@@ -188,6 +204,14 @@ const ADDRESS: u64 = (1 << 48) - 1;
 
 fn word(mac: Mac, port: PortNumber) -> u64 {
     mac.0 | u64::from(port.saturating_add(1)) << 48
+}
+
+fn find_in(entries: &[Entry], mac: Mac) -> Option<(&Entry, PortNumber)> {
+    entries.iter().find_map(|entry| {
+        let word = entry.word.load(Ordering::Relaxed);
+        let port = u16::try_from(word >> 48).unwrap_or(0).checked_sub(1)?;
+        (word & ADDRESS == mac.0).then_some((entry, port))
+    })
 }
 
 fn behind(entry: &Entry) -> Option<PortNumber> {
@@ -243,6 +267,36 @@ mod tests {
         assert!(!table.give(mac(1), 2));
         table.forget(1);
         assert!(table.give(mac(1), 2));
+    }
+
+    #[test]
+    fn every_port_gets_its_own_address_though_all_fall_into_one_bucket() {
+        let table = Table::new();
+        let bucket = table.bucket(mac(0)).as_ptr();
+        let all = (0..u32::MAX).map(|last| {
+            let [a, b, c, d] = last.to_be_bytes();
+            Mac::new([2, 0, a, b, c, d])
+        });
+        let meeting = all.filter(|mac| table.bucket(*mac).as_ptr() == bucket);
+        let macs: Vec<Mac> = meeting.take(PORTS_MAX + 1).collect();
+        let one_more = macs[PORTS_MAX];
+        table.learn(one_more, 9, 0);
+        for (port, mac) in (0..).zip(&macs[..PORTS_MAX]) {
+            assert!(table.give(*mac, port), "port {port}");
+        }
+        for (port, mac) in (0..).zip(&macs[..PORTS_MAX]) {
+            assert_eq!(table.port_of(*mac, 4_000_000), Some(port));
+            assert_eq!(table.source(*mac, port, 5), Source::Known);
+            assert_eq!(table.source(*mac, port + 1, 5), Source::Anothers);
+            table.learn(*mac, port + 1, 5);
+            assert!(!table.give(*mac, port + 1));
+            assert!(table.give(*mac, port), "it has it already");
+        }
+        assert_eq!(table.source(one_more, 9, 5), Source::New, "no room, and nobody's");
+        (0..).zip(&macs).for_each(|(port, _)| table.forget(port));
+        assert!(macs.iter().all(|mac| table.port_of(*mac, 0).is_none()));
+        assert_eq!(table.apart_count.load(Ordering::Relaxed), 0);
+        assert!(table.give(one_more, 0));
     }
 
     #[test]
