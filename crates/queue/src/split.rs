@@ -109,6 +109,7 @@ impl SplitRing {
     }
 
     /// Used entries that the driver does not see yet.
+    #[inline]
     pub(crate) fn unpublished(&self) -> usize {
         usize::from(self.next_used.wrapping_sub(self.published))
     }
@@ -137,7 +138,9 @@ impl SplitRing {
         batch: &mut Batch<D>,
     ) -> Result<Left, Fault> {
         let waiting = self.waiting(limit);
-        if waiting.saturating_add(held) > usize::from(self.size) {
+        // What the driver cannot see used yet it cannot make available again either.
+        let out = held.wrapping_add(self.unpublished());
+        if waiting.wrapping_add(out) > usize::from(self.size) {
             return Err(Fault::IndexJump);
         }
         let mut left = waiting.min(limit);

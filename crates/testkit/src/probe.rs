@@ -179,9 +179,9 @@ impl<D: Reach> Probe<D> {
 
     fn check_fault(&self, fault: Fault, at: u16) {
         assert_eq!(self.queue.fault(), Some(fault));
-        let jumped = |idx: &u16| {
-            usize::from(idx.wrapping_sub(at)) + self.held.len() > usize::from(self.setup.size)
-        };
+        let owed = self.held.len() + usize::from(self.used.wrapping_sub(self.published));
+        let jumped =
+            |idx: &u16| usize::from(idx.wrapping_sub(at)) + owed > usize::from(self.setup.size);
         let found = match self.judge(at) {
             _ if fault == Fault::IndexJump => {
                 return assert!(self.seen.iter().any(jumped), "no jump at {at}");

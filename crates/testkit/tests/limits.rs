@@ -1,7 +1,9 @@
 //! Where a batch is full: rows, spans, and the chains that fit by a hair.
 #![allow(clippy::arithmetic_side_effects, clippy::unwrap_used, reason = "tests may stop")]
 
-use vionet_queue::{CHAIN_MAX, Cursor, DeviceReads, DeviceWrites, Fault, ROWS_MAX, SPANS_MAX};
+use vionet_queue::{
+    CHAIN_MAX, Cursor, DeviceReads, DeviceWrites, Fault, Published, ROWS_MAX, SPANS_MAX,
+};
 use vionet_testkit::{Arrangement, Buffer, GuestRam, Probe, Reach, SplitDriver};
 
 const RING: u64 = 0x10_0000;
@@ -9,12 +11,17 @@ const TABLE: u64 = 0x30_0000;
 const DATA: u64 = 0x40_0000;
 
 fn sides<D: Reach>(size: u16, lead: u32) -> (SplitDriver, Probe<D>) {
+    let (_, driver, probe) = ram_and_sides(size, lead);
+    (driver, probe)
+}
+
+fn ram_and_sides<D: Reach>(size: u16, lead: u32) -> (GuestRam, SplitDriver, Probe<D>) {
     let ring = SplitDriver::ring_bytes(size);
     let ram = GuestRam::new(&[(RING, ring), (TABLE, 0x8000), (DATA, 0x1000)]);
     let driver = SplitDriver::new(&ram, RING, size, true, 0);
     let probe =
         Probe::new(&ram, driver.setup(), driver.features(), Cursor::default(), lead).unwrap();
-    (driver, probe)
+    (ram, driver, probe)
 }
 
 fn table() -> Arrangement {
@@ -89,4 +96,25 @@ fn a_chain_that_does_not_fit_beside_others_is_tried_again_alone() {
     probe.put(1);
     let _told = probe.publish();
     assert_eq!(driver.collect().len(), 2);
+}
+
+/// Else a driver that moves avail.idx while used entries are not visible yet has them overwritten
+/// in a ring that they go round, and after 65536 of them the device would say nothing of them.
+#[test]
+fn no_more_chains_are_out_than_the_ring_has_until_the_driver_can_see_them_used() {
+    for size in [1, 4, 256] {
+        let (ram, mut driver, mut probe) = ram_and_sides::<DeviceReads>(size, 12);
+        let avail_idx = driver.setup().driver.0 + 2;
+        for _ in 0..size {
+            driver.post(&[Buffer::readable(DATA, 64)], Arrangement::Direct).unwrap();
+        }
+        driver.expose();
+        assert_eq!(probe.take(usize::MAX), Ok(usize::from(size)));
+        probe.put(usize::from(size));
+        assert_eq!(probe.take(usize::MAX), Ok(0), "that is no jump");
+        ram.write(avail_idx, &(size + 1).to_le_bytes());
+        assert_eq!(probe.take(usize::MAX), Err(Fault::IndexJump), "all {size} are still out");
+        assert_eq!(probe.publish(), Published::Interrupt);
+        assert_eq!(driver.collect().len(), usize::from(size));
+    }
 }
