@@ -35,7 +35,9 @@ impl fmt::Display for GuestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Options(what) => write!(f, "the options: {what}"),
-            Self::Connect(cause) => write!(f, "the back-end cannot be reached: {cause}"),
+            Self::Connect(cause) => {
+                write!(f, "the back-end cannot be reached: {cause}; is it running, and there?")
+            }
             Self::Socket(cause) => write!(f, "the connection to the back-end failed: {cause}"),
             Self::Closed => f.write_str("the back-end has closed the connection"),
             Self::BadReply(what) => write!(f, "the back-end's answer to {what} makes no sense"),

@@ -49,8 +49,8 @@ impl Tap {
             return Err(error(
                 OpenKind::Config,
                 format!(
-                    "tap {name}: {cause}; make it with: ip tuntap add dev {name} mode tap \
-                     user \"$USER\" vnet_hdr && ip link set {name} up (needs root once)"
+                    "tap {name}: {cause}; make it with: sudo ip tuntap add dev {name} mode tap \
+                     user \"$USER\" vnet_hdr && sudo ip link set {name} up"
                 ),
             ));
         }
@@ -75,8 +75,8 @@ impl Tap {
             (ErrorKind::PermissionDenied, _) => error(
                 OpenKind::Privilege,
                 format!(
-                    "tap {name}: {cause}; give it to this user with: ip tuntap add dev {name} \
-                     mode tap user \"$USER\" vnet_hdr, or run with CAP_NET_ADMIN"
+                    "tap {name}: {cause}; give it to this user with: sudo ip tuntap add dev \
+                     {name} mode tap user \"$USER\" vnet_hdr, or run with CAP_NET_ADMIN"
                 ),
             ),
             (ErrorKind::NotFound, _) => error(

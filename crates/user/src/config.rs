@@ -284,6 +284,11 @@ fn check_v4(guest: &Ipv4Guest, loopback: Option<Ipv4Addr>) -> Result<(), ConfigE
             return Err(ConfigError::Address { role, addr: addr.into() });
         }
     }
+    if let Some(addr) = loopback
+        && (addr.is_loopback() || addr.is_unspecified() || addr.is_multicast())
+    {
+        return Err(unreachable(addr.into()));
+    }
     all_differ([Some(gateway), Some(dns), Some(guest)])?;
     all_differ([loopback, Some(dns), Some(guest)])
 }
@@ -301,8 +306,18 @@ fn check_v6(guest: &Ipv6Guest, loopback: Option<Ipv6Addr>) -> Result<(), ConfigE
     if !link_local.is_unicast_link_local() {
         return Err(ConfigError::Address { role: "router", addr: link_local.into() });
     }
+    if let Some(addr) = loopback
+        && (addr.is_loopback() || addr.is_unspecified() || addr.is_multicast())
+    {
+        return Err(unreachable(addr.into()));
+    }
     all_differ([Some(gateway), Some(dns), Some(guest)])?;
     all_differ([loopback, Some(dns), Some(guest)])
+}
+
+/// No guest sends to such an address: it would never be answered by the host's loopback.
+fn unreachable(addr: IpAddr) -> ConfigError {
+    ConfigError::Address { role: "host loopback", addr }
 }
 
 fn all_differ<A: Copy + PartialEq + Into<IpAddr>>(all: [Option<A>; 3]) -> Result<(), ConfigError> {
@@ -403,6 +418,20 @@ mod tests {
         assert_eq!(with(100), Ok(()));
         assert!(matches!(with(3), Err(ConfigError::SameAddress(_))));
         assert!(matches!(with(15), Err(ConfigError::SameAddress(_))));
+    }
+
+    #[test]
+    fn host_loopback_is_mapped_to_an_address_that_guests_send_to() {
+        for bad in ["127.0.0.1", "0.0.0.0", "224.0.0.1"] {
+            let v4 = Some(bad.parse().unwrap());
+            let result = changed(|config| config.map_host_loopback.v4 = v4);
+            assert!(matches!(result, Err(ConfigError::Address { .. })), "{bad}");
+        }
+        for bad in ["::1", "::", "ff02::1"] {
+            let v6 = Some(bad.parse().unwrap());
+            let result = changed(|config| config.map_host_loopback.v6 = v6);
+            assert!(matches!(result, Err(ConfigError::Address { .. })), "{bad}");
+        }
     }
 
     #[test]

@@ -65,7 +65,12 @@ impl fmt::Display for ServeError {
                 "{}: permission denied; choose a directory of yours, for example $XDG_RUNTIME_DIR",
                 path.display()
             ),
-            Self::Bind(path, cause) => write!(f, "{}: {cause}", path.display()),
+            Self::Bind(path, cause) => write!(
+                f,
+                "{}: no socket can be made there: {cause}; choose another path, in a directory \
+                 that exists",
+                path.display()
+            ),
             Self::Descriptor(cause) => write!(
                 f,
                 "the descriptor is no socket to serve on: {cause}; pass a Unix stream socket, \

@@ -149,7 +149,7 @@ Examples:
   vionet serve --socket-path vm0.sock --map-host-loopback 10.0.2.2
       services on the host's 127.0.0.1 answer at 10.0.2.2
   vionet serve --socket-path vm0.sock --endpoint tap:tap0
-      a tap made for this user: ip tuntap add dev tap0 mode tap user $USER vnet_hdr
+      a tap made for this user: sudo ip tuntap add dev tap0 mode tap user $USER vnet_hdr
   vionet serve --nic socket-path=a.sock,endpoint=switch:lan \\
                --nic socket-path=b.sock,endpoint=switch:lan
       two guests on one switch; a key given twice counts twice, as in

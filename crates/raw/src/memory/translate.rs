@@ -7,10 +7,10 @@
 //! ```
 //!
 //! An answer is asked for whenever it is needed. That of a buffer or a table is used until the end
-//! of the step in which it was asked for, or of the delivery, and never over a recall; that of a ring
-//! until its queue stops. So whoever takes back a translation of buffers does it between two steps,
-//! or has the pair recalled before he says that it is done; that of a ring, when its queue has
-//! stopped.
+//! of the step, or of the delivery, in which it was asked for, and never over a recall; that of a
+//! ring until its queue stops. So whoever takes a translation back does so between two steps, or
+//! waits for the pair to come home before he says that it is done; if it was a ring's, for its
+//! queue to stop.
 
 use core::fmt;
 

@@ -107,7 +107,7 @@ pub(super) fn user_namespaces() -> Finding {
         (None, Err(_)) => Finding::limited(
             NAME,
             "not tried: no program unshare; no setting closes them",
-            "apt install util-linux",
+            "sudo apt install util-linux",
         ),
         (None, Ok(_)) => Finding::missing(
             NAME,

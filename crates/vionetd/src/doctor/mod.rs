@@ -145,7 +145,7 @@ mod tests {
     fn two() -> Vec<Finding> {
         vec![
             Finding::ok("kvm", "runs a kernel"),
-            Finding::missing("passt", "not installed", "apt install passt"),
+            Finding::missing("passt", "not installed", "sudo apt install passt"),
         ]
     }
 
@@ -158,7 +158,7 @@ mod tests {
             { "name": "kvm", "status": "ok", "seen": "runs a kernel", "mend": null },
             {
                 "name": "passt", "status": "missing",
-                "seen": "not installed", "mend": "apt install passt",
+                "seen": "not installed", "mend": "sudo apt install passt",
             },
         ]});
         assert_eq!(document, expected);
@@ -170,7 +170,7 @@ mod tests {
         render(&two(), &mut plain, false).unwrap();
         let plain = String::from_utf8(plain).unwrap();
         assert_eq!(plain.lines().count(), 3);
-        assert_eq!(plain.lines().last(), Some("                -> apt install passt"));
+        assert_eq!(plain.lines().last(), Some("                -> sudo apt install passt"));
         assert!(!plain.contains('\x1b'));
         let mut coloured = Vec::new();
         render(&two(), &mut coloured, true).unwrap();

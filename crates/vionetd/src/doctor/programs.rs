@@ -20,7 +20,7 @@ pub(super) fn kvm() -> Finding {
     }
     let Ok(parts) = Parts::find() else {
         let seen = format!("{DEVICE} opens; not tried for want of QEMU or a kernel");
-        return Finding::limited(NAME, seen, "apt install qemu-system-x86 linux-image-amd64");
+        return Finding::limited(NAME, seen, "sudo apt install qemu-system-x86 linux-image-amd64");
     };
     match parts.qemu.best_accel(&parts.kernel.bootable()) {
         Accel::Kvm => Finding::ok(NAME, "runs a kernel"),
@@ -39,14 +39,14 @@ pub(super) fn qemu() -> Finding {
         return Finding::missing(
             NAME,
             "no qemu-system-x86_64; other VMMs work as well",
-            "apt install qemu-system-x86",
+            "sudo apt install qemu-system-x86",
         );
     };
     let (major, minor) = qemu.version;
     let program = qemu.program.as_os_str().to_string_lossy().into_owned();
     if !says(&program, &["-netdev", "help"], "vhost-user") {
         let seen = format!("QEMU {major}.{minor} was built without vhost-user");
-        return Finding::missing(NAME, seen, "apt install qemu-system-x86");
+        return Finding::missing(NAME, seen, "sudo apt install qemu-system-x86");
     }
     if qemu.needs_intx_under_tcg() {
         return Finding::limited(
@@ -71,7 +71,7 @@ pub(super) fn demo_vm() -> Finding {
             let packages: Vec<&str> = list.iter().filter_map(|missing| missing.package).collect();
             let mend = match packages.is_empty() {
                 true => "sudo chmod a+r /boot/vmlinuz-*".to_owned(),
-                false => format!("apt install {}", packages.join(" ")),
+                false => format!("sudo apt install {}", packages.join(" ")),
             };
             Finding::missing(NAME, what.join("; "), mend)
         }
@@ -84,7 +84,7 @@ pub(super) fn passt() -> Finding {
     const NAME: &str = "passt";
     if output("passt", &["--version"]).is_none() {
         let seen = "not installed; only comparisons need it";
-        return Finding::limited(NAME, seen, "apt install passt");
+        return Finding::limited(NAME, seen, "sudo apt install passt");
     }
     if says("passt", &["--help"], "--vhost-user") {
         return Finding::ok(NAME, "installed, with vhost-user");

@@ -76,7 +76,7 @@ impl fmt::Display for VmError {
                 if packages.is_empty() {
                     return Ok(());
                 }
-                write!(f, "; run `apt install {}`", packages.join(" "))
+                write!(f, "; run `sudo apt install {}`", packages.join(" "))
             }
             Self::Io { what, source } => write!(f, "cannot {what}: {source}"),
             Self::Format { file, what } => write!(f, "{}: {what}", file.display()),

@@ -21,7 +21,7 @@ impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         match self.package {
-            Some(package) => write!(f, " (apt install {package})"),
+            Some(package) => write!(f, " (sudo apt install {package})"),
             None => Ok(()),
         }
     }
