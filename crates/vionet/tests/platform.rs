@@ -562,3 +562,41 @@ fn a_guest_whose_buffers_are_too_few_is_waited_for_without_spinning() {
         assert_eq!(bench.driver.used(), 2);
     }
 }
+
+/// Else each frame of a sender would be paid for with a walk of a thousand descriptors, as often
+/// as the receiving guest likes.
+#[test]
+fn a_chain_that_had_to_be_left_is_not_tried_again_for_each_frame() {
+    const TABLE: u64 = FRAMES + 8 * PAGE;
+    for format in BOTH {
+        for (buffers, translated) in [(1023, true), (500, false)] {
+            let inlet = Arc::new(Inlet::new().unwrap());
+            let host = Host { inlet: Some(Arc::clone(&inlet)), ..Host::default() };
+            let bits = platform() | FeatureBits::of(&[Feature::MRG_RXBUF]);
+            let mut bench = Bench::with(host, format, RX, bits);
+            bench.iommu.allow(FRAMES, 1, Access::Write);
+            for page in 0..4 {
+                let at = TABLE + page * PAGE;
+                bench.iommu.pages.lock().unwrap().insert(at, (at, Access::Read));
+            }
+            // A buffer for a part of a frame, and a chain for which there is no room beside it, or
+            // whose last buffer is not translated.
+            bench.driver.post(&[Buffer::writable(FRAMES + OFFSET, 20)], None);
+            let mut chain = vec![Buffer::writable(FRAMES + OFFSET, 1); buffers];
+            if !translated {
+                chain.push(Buffer::writable(FRAMES + OFFSET + 40 * PAGE, 1));
+            }
+            bench.driver.post(&chain, Some(TABLE));
+            let mut asked = Vec::new();
+            let (Delivery::Done | Delivery::Closed) =
+                inlet.deliver(Instant::from_nanos(0), |sink| {
+                    for _ in 0..3 {
+                        assert!(sink.push(&RxHeader::default(), &FRAME).is_err(), "{format:?}");
+                        asked.push(bench.iommu.asked.load(Ordering::Relaxed));
+                    }
+                });
+            assert!(asked[0] > 500, "{format:?}: the chain was walked: {asked:?}");
+            assert_eq!(asked, [asked[0]; 3], "{format:?} {translated}");
+        }
+    }
+}

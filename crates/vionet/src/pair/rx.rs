@@ -46,6 +46,8 @@ pub struct RxSink<'a> {
     bytes: u64,
     /// Chains that went back empty.
     skipped: bool,
+    /// The queue holds a chain that can only be taken when others have gone back, or later.
+    stuck: bool,
     starved: bool,
     spent: bool,
     fault: Option<Fault>,
@@ -79,6 +81,7 @@ impl<'a> RxSink<'a> {
             lost: 0,
             bytes: 0,
             skipped: false,
+            stuck: false,
             starved: false,
             spent: false,
             fault: None,
@@ -326,10 +329,14 @@ impl<'a> RxSink<'a> {
     /// Makes room in the stock and takes what the driver has posted.
     #[cold]
     fn refill(&mut self) {
+        let same = self.next == 0;
         self.put_filled();
-        if self.fault.is_none() {
-            self.fault = self.queue.take(ROWS_MAX, self.batch).err();
+        // A walk of a thousand descriptors is not for each frame.
+        if self.fault.is_some() || self.stuck && same {
+            return;
         }
+        self.fault = self.queue.take(ROWS_MAX, self.batch).err();
+        self.stuck = self.batch.is_cramped() || self.batch.is_untranslated();
     }
 
     fn put_filled(&mut self) {
