@@ -1,6 +1,7 @@
 //! What is in a network frame: headers, checksums, parsing, building, segmentation.
 //!
-//! Pure functions over bytes. Nothing here allocates, waits, or keeps state between calls.
+//! Pure functions over bytes. Nothing here allocates or waits, and only [`steer::AutoSteer`] keeps
+//! state between calls.
 //!
 //! ```text
 //!   virtio header        frame
@@ -9,6 +10,7 @@
 //!   +------------+  +----------+-----------+-----------+------------------+
 //!    header.rs       parse.rs reads it, build.rs writes it
 //!                               checksum.rs completes it, segment.rs cuts it
+//!                               hash.rs names its flow, steer.rs the pair that gets it
 //! ```
 //!
 //! Invariants
@@ -34,6 +36,8 @@ extern crate std;
 
 pub mod build;
 pub mod checksum;
+pub mod hash;
 pub mod header;
 pub mod parse;
 pub mod segment;
+pub mod steer;
