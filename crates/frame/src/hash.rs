@@ -22,8 +22,7 @@ use vionet_spec::hash::{
     REPORT_IPV4, REPORT_IPV6, REPORT_IPV6_EX, REPORT_NONE, TUNNELS_ALL, TYPES_ALL,
 };
 
-use self::headers::{Packet, Ports};
-use crate::parse::Addresses;
+use self::headers::{Addresses, Packet, Ports};
 
 pub use toeplitz::{INPUT_MAX, Toeplitz};
 
@@ -90,47 +89,44 @@ impl FlowHash {
         if self.types == 0 {
             return Hashed::NONE;
         }
-        let hashed = self.packet(head).and_then(|packet| self.of_packet(&packet));
-        hashed.unwrap_or(Hashed::NONE)
-    }
-
-    /// The packet whose headers count (NET-IHH-01, -05): one level of tunnel is looked into.
-    #[inline]
-    fn packet(&self, head: &[u8]) -> Option<Packet> {
-        let outer = headers::ethernet(head, 0)?;
-        if self.tunnels == 0 {
-            return Some(outer);
-        }
-        match tunnel::carried(head, &outer) {
-            Some(tunnel) if tunnel.types & self.tunnels != 0 => tunnel.packet(head),
-            _ => Some(outer),
-        }
+        self.of_frame(head).unwrap_or(Hashed::NONE)
     }
 
     #[inline]
-    fn of_packet(&self, packet: &Packet) -> Option<Hashed> {
+    fn of_frame(&self, head: &[u8]) -> Option<Hashed> {
+        let outer = headers::ethernet(head)?;
+        // NET-IHH-01, -05: one level of tunnel is looked into.
+        if self.tunnels != 0
+            && let Some(tunnel) = tunnel::carried(&outer)
+            && tunnel.types & self.tunnels != 0
+        {
+            return self.of_packet(&tunnel.packet()?);
+        }
+        self.of_packet(&outer)
+    }
+
+    #[inline]
+    fn of_packet(&self, packet: &Packet<'_>) -> Option<Hashed> {
         let plain = packet.addresses;
         // NET-HASH-06, -07, -08: IPv6 with extension headers has types of its own, tried first.
         let (addresses, (report, ports)) = match (plain, packet.mobile) {
-            (Addresses::V4 { .. }, _) => (plain, self.choose(REPORT_IPV4, packet.ports)?),
-            (Addresses::V6 { .. }, None) => (plain, self.choose(REPORT_IPV6, packet.ports)?),
-            (Addresses::V6 { .. }, Some(mobile)) => {
-                match self.choose(REPORT_IPV6_EX, packet.ports) {
-                    Some(choice) => (mobile, choice),
-                    None => (plain, self.choose(REPORT_IPV6, packet.ports)?),
-                }
-            }
+            (Addresses::V4(..), _) => (plain, self.choose(REPORT_IPV4, packet.ports)?),
+            (Addresses::V6(..), None) => (plain, self.choose(REPORT_IPV6, packet.ports)?),
+            (Addresses::V6(..), Some(mobile)) => match self.choose(REPORT_IPV6_EX, packet.ports) {
+                Some(choice) => (mobile, choice),
+                None => (plain, self.choose(REPORT_IPV6, packet.ports)?),
+            },
         };
         // NET-HASH-10: source, destination, source port, destination port, in network order.
         let value = match addresses {
-            Addresses::V4 { source, destination } => {
-                self.toeplitz.part(0, source.octets())
-                    ^ self.toeplitz.part(4, destination.octets())
+            Addresses::V4(source, destination) => {
+                self.toeplitz.part(0, source)
+                    ^ self.toeplitz.part(4, destination)
                     ^ ports.map_or(0, |ports| self.toeplitz.part(8, ports))
             }
-            Addresses::V6 { source, destination } => {
-                self.toeplitz.part(0, source.octets())
-                    ^ self.toeplitz.part(16, destination.octets())
+            Addresses::V6(source, destination) => {
+                self.toeplitz.part(0, source)
+                    ^ self.toeplitz.part(16, destination)
                     ^ ports.map_or(0, |ports| self.toeplitz.part(32, ports))
             }
         };
@@ -140,7 +136,11 @@ impl FlowHash {
     /// The report and the ports to be hashed. Reports come by three: that of addresses alone is
     /// followed by that with TCP's ports and that with UDP's.
     #[inline]
-    fn choose(&self, of_addresses: u16, ports: Ports) -> Option<(u16, Option<[u8; 4]>)> {
+    fn choose<'a>(
+        &self,
+        of_addresses: u16,
+        ports: Ports<'a>,
+    ) -> Option<(u16, Option<&'a [u8; 4]>)> {
         let (with_ports, bytes) = match ports {
             Ports::Tcp(bytes) => (of_addresses.saturating_add(1), Some(bytes)),
             Ports::Udp(bytes) => (of_addresses.saturating_add(2), Some(bytes)),

@@ -11,14 +11,12 @@
 //! needs no further look. Commands are little-endian; what follows the last field is ignored.
 
 use core::fmt;
-use core::net::Ipv6Addr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use vionet_spec::hash::{KEY_MAX, REPORT_NONE, TABLE_MAX, TUNNELS_ALL, TYPES_ALL};
 
-use crate::hash::headers::{self, Ports};
+use crate::hash::headers::{self, Addresses, Ports};
 use crate::hash::{FlowHash, Hashed};
-use crate::parse::Addresses;
 
 /// Why a command that configures hashes or steering is refused. Nothing has changed then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -273,17 +271,18 @@ impl AutoSteer {
     /// what is no IP packet.
     #[inline]
     fn flow(&self, head: &[u8]) -> Option<u32> {
-        let packet = headers::ethernet(head, 0)?;
-        let [p0, p1, q0, q1] = match packet.ports {
+        let packet = headers::ethernet(head)?;
+        let &[p0, p1, q0, q1] = match packet.ports {
             Ports::Tcp(ports) | Ports::Udp(ports) => ports,
-            Ports::None => [0; 4],
+            Ports::None => &[0; 4],
         };
         let (from, to) = (u16::from_be_bytes([p0, p1]), u16::from_be_bytes([q0, q1]));
         let (source, destination) = match packet.addresses {
-            Addresses::V4 { source, destination } => {
-                ([0, u64::from(source.to_bits())], [0, u64::from(destination.to_bits())])
+            Addresses::V4(source, destination) => {
+                let halves = |address: &[u8; 4]| [0, u64::from(u32::from_be_bytes(*address))];
+                (halves(source), halves(destination))
             }
-            Addresses::V6 { source, destination } => (halves(source), halves(destination)),
+            Addresses::V6(source, destination) => (halves(source), halves(destination)),
         };
         // Each end by itself, and a sum, in which the two have no order.
         let sum = self.end(source, from).wrapping_add(self.end(destination, to));
@@ -298,9 +297,11 @@ impl AutoSteer {
     }
 }
 
-fn halves(address: Ipv6Addr) -> [u64; 2] {
-    let bits = address.to_bits();
-    [bits >> 64, bits & u128::from(u64::MAX)].map(|half| u64::try_from(half).unwrap_or(0))
+fn halves(address: &[u8; 16]) -> [u64; 2] {
+    match address.as_chunks() {
+        ([high, low], _) => [u64::from_be_bytes(*high), u64::from_be_bytes(*low)],
+        _ => [0; 2],
+    }
 }
 
 /// The halves of the product, the one over the other: every bit of both factors counts.

@@ -3,15 +3,13 @@
 //! Leaner than [`crate::parse`], which reads all of a frame and refuses what is wrong with it:
 //! here every packet has a flow, and what cannot be read is left out of it.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
-
 use crate::parse::{
-    Addresses, ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, ETHER_TYPE_SERVICE_VLAN, ETHER_TYPE_VLAN,
+    ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, ETHER_TYPE_SERVICE_VLAN, ETHER_TYPE_VLAN, ETHERNET_LEN,
     EXTENSIONS_MAX, IPV4_LEN, IPV6_LEN, PROTOCOL_TCP, PROTOCOL_UDP, TCP_LEN, UDP_LEN,
 };
 
-/// Bytes of the two addresses in front of the EtherType.
-const MACS_LEN: usize = 12;
+/// Bytes of a VLAN tag, the EtherType behind it included.
+const TAG_LEN: usize = 4;
 /// The most VLAN tags that are skipped.
 const TAGS_MAX: usize = 2;
 /// The most options that are walked in search of a home address. Its alignment, 8n + 6, asks for
@@ -28,132 +26,134 @@ const MOBILITY: u8 = 135;
 
 /// The routing header of a mobile node's packets (RFC 6275 §6.4).
 const ROUTING_TYPE_2: u8 = 2;
-/// Its length in units of 8 bytes, without the first.
-const ROUTING_TYPE_2_UNITS: usize = 2;
+/// Its bytes: eight, and the address.
+const ROUTING_TYPE_2_LEN: usize = 24;
 const OPTION_PAD_1: u8 = 0;
 /// RFC 6275 §6.3.
 const OPTION_HOME_ADDRESS: u8 = 201;
 
-/// A packet, as far as its flow goes.
+/// A packet, as far as its flow goes: where in the head it stands.
 #[derive(Clone, Copy)]
-pub(crate) struct Packet {
-    pub(crate) addresses: Addresses,
+pub(crate) struct Packet<'a> {
+    pub(crate) addresses: Addresses<'a>,
     /// There are extension headers: the addresses with those of a mobile node in their places,
     /// if it gives any (NET-HASH-09).
-    pub(crate) mobile: Option<Addresses>,
-    pub(crate) ports: Ports,
+    pub(crate) mobile: Option<Addresses<'a>>,
+    pub(crate) ports: Ports<'a>,
     /// What the packet carries, unless it is a fragment, or that lies beyond the head.
-    pub(crate) payload: Option<Payload>,
+    pub(crate) payload: Option<Payload<'a>>,
 }
 
-/// Source and destination port as they stand in the packet.
+/// Source and destination address.
 #[derive(Clone, Copy)]
-pub(crate) enum Ports {
-    Tcp([u8; 4]),
-    Udp([u8; 4]),
+pub(crate) enum Addresses<'a> {
+    V4(&'a [u8; 4], &'a [u8; 4]),
+    V6(&'a [u8; 16], &'a [u8; 16]),
+}
+
+/// Source and destination port.
+#[derive(Clone, Copy)]
+pub(crate) enum Ports<'a> {
+    Tcp(&'a [u8; 4]),
+    Udp(&'a [u8; 4]),
     None,
 }
 
 /// What comes behind the IP header and its extensions.
 #[derive(Clone, Copy)]
-pub(crate) struct Payload {
+pub(crate) struct Payload<'a> {
     pub(crate) protocol: u8,
-    /// Where it starts.
-    pub(crate) at: usize,
-    /// Where the packet says that it ends.
-    end: usize,
+    /// From its first byte to the end of the head, which may lie beyond the packet's.
+    pub(crate) bytes: &'a [u8],
 }
 
-/// The `N` bytes of the head at `at`, if it has them.
+/// The packet in an Ethernet frame.
 #[inline]
-pub(crate) fn array<const N: usize>(head: &[u8], at: usize) -> Option<[u8; N]> {
-    head.get(at..)?.first_chunk().copied()
-}
-
-/// The packet in the Ethernet frame that starts at `at`.
-#[inline]
-pub(crate) fn ethernet(head: &[u8], at: usize) -> Option<Packet> {
-    let mut at = at.saturating_add(MACS_LEN);
-    for _ in 0..=TAGS_MAX {
-        let ether_type = u16::from_be_bytes(array(head, at)?);
-        at = at.saturating_add(2);
+pub(crate) fn ethernet(frame: &[u8]) -> Option<Packet<'_>> {
+    let (&[.., t0, t1], mut rest) = frame.split_first_chunk::<ETHERNET_LEN>()?;
+    let mut ether_type = u16::from_be_bytes([t0, t1]);
+    for _ in 0..TAGS_MAX {
         if !matches!(ether_type, ETHER_TYPE_VLAN | ETHER_TYPE_SERVICE_VLAN) {
-            return packet(head, at, ether_type);
+            break;
         }
-        at = at.saturating_add(2);
+        let (&[.., t0, t1], behind) = rest.split_first_chunk::<TAG_LEN>()?;
+        ether_type = u16::from_be_bytes([t0, t1]);
+        rest = behind;
     }
-    None
+    packet(rest, ether_type)
 }
 
-/// The packet of `ether_type` that starts at `at`.
+/// The packet of `ether_type` that `bytes` begin with.
 #[inline]
-pub(crate) fn packet(head: &[u8], at: usize, ether_type: u16) -> Option<Packet> {
+pub(crate) fn packet(bytes: &[u8], ether_type: u16) -> Option<Packet<'_>> {
     match ether_type {
-        ETHER_TYPE_IPV4 => ipv4(head, at),
-        ETHER_TYPE_IPV6 => ipv6(head, at),
+        ETHER_TYPE_IPV4 => ipv4(bytes),
+        ETHER_TYPE_IPV6 => ipv6(bytes),
         _ => None,
     }
 }
 
 #[inline]
-fn ipv4(head: &[u8], l3: usize) -> Option<Packet> {
-    let header: [u8; IPV4_LEN] = array(head, l3)?;
-    let [vi, _, n0, n1, _, _, f0, f1, _, protocol, _, _, ips @ ..] = header;
-    let [s0, s1, s2, s3, d0, d1, d2, d3] = ips;
+fn ipv4(bytes: &[u8]) -> Option<Packet<'_>> {
+    let header: &[u8; IPV4_LEN] = bytes.first_chunk()?;
+    let &[vi, _, n0, n1, _, _, f0, f1, _, protocol, ..] = header;
+    let (source, destination) = two(header)?;
     let header_len = usize::from(vi & 0xf).saturating_mul(4);
     if vi >> 4 != 4 || header_len < IPV4_LEN {
         return None;
     }
     // More fragments, or an offset.
     let is_fragment = u16::from_be_bytes([f0, f1]) & 0x3fff != 0;
-    let end = end_of(head, l3, [n0, n1]);
-    let at = l3.saturating_add(header_len);
-    let payload = (!is_fragment).then_some(Payload { protocol, at, end });
-    let source = Ipv4Addr::new(s0, s1, s2, s3);
-    let destination = Ipv4Addr::new(d0, d1, d2, d3);
-    let addresses = Addresses::V4 { source, destination };
-    Some(Packet { addresses, mobile: None, ports: ports(head, payload), payload })
+    let payload = bytes.get(header_len..).filter(|_| !is_fragment);
+    let payload = payload.map(|bytes| Payload { protocol, bytes });
+    let room = told([n0, n1], bytes).saturating_sub(header_len);
+    let addresses = Addresses::V4(source, destination);
+    Some(Packet { addresses, mobile: None, ports: ports(payload, room), payload })
 }
 
 #[inline]
-fn ipv6(head: &[u8], l3: usize) -> Option<Packet> {
-    let header: [u8; IPV6_LEN] = array(head, l3)?;
-    let [v, _, _, _, n0, n1, next, _, ips @ ..] = header;
-    let ([source, destination], _) = ips.as_chunks::<16>() else { return None };
+fn ipv6(bytes: &[u8]) -> Option<Packet<'_>> {
+    let (header, bytes) = bytes.split_first_chunk::<IPV6_LEN>()?;
+    let &[v, _, _, _, n0, n1, protocol, ..] = header;
+    let (source, destination) = two(header)?;
     if v >> 4 != 6 {
         return None;
     }
-    let (source, destination) = (Ipv6Addr::from(*source), Ipv6Addr::from(*destination));
-    let at = l3.saturating_add(IPV6_LEN);
-    let payload = Payload { protocol: next, at, end: end_of(head, at, [n0, n1]) };
-    let mut walk = Walk { source, destination, payload };
-    let whole = if is_extension(next) { walk.extensions(head) } else { Some(()) };
-    let payload = whole.map(|()| walk.payload);
-    Some(Packet {
-        addresses: Addresses::V6 { source, destination },
-        mobile: is_extension(next)
-            .then_some(Addresses::V6 { source: walk.source, destination: walk.destination }),
-        ports: ports(head, payload),
-        payload,
-    })
+    let addresses = Addresses::V6(source, destination);
+    let room = told([n0, n1], bytes);
+    let next = Payload { protocol, bytes };
+    if !is_extension(protocol) {
+        let payload = Some(next);
+        return Some(Packet { addresses, mobile: None, ports: ports(payload, room), payload });
+    }
+    let mut walk = Walk { source, destination, next, room };
+    let payload = walk.extensions();
+    let mobile = Some(Addresses::V6(walk.source, walk.destination));
+    Some(Packet { addresses, mobile, ports: ports(payload, walk.room), payload })
 }
 
-/// Where `len` bytes from `at` end. A length of 0 says nothing: it is filled in when the packet is
-/// cut, or stands in an option (RFC 2675).
+/// The two addresses that an IP header ends with.
 #[inline]
-fn end_of(head: &[u8], at: usize, len: [u8; 2]) -> usize {
+fn two<const N: usize>(header: &[u8]) -> Option<(&[u8; N], &[u8; N])> {
+    let (rest, destination) = header.split_last_chunk()?;
+    Some((rest.last_chunk()?, destination))
+}
+
+/// The length that a header tells, in bytes. 0 says nothing, and all that is at hand counts: it is
+/// filled in when the packet is cut, or stands in an option (RFC 2675).
+#[inline]
+fn told(len: [u8; 2], bytes: &[u8]) -> usize {
     match u16::from_be_bytes(len) {
-        0 => head.len(),
-        len => at.saturating_add(usize::from(len)),
+        0 => bytes.len(),
+        len => usize::from(len),
     }
 }
 
-/// The ports, if the packet has a whole transport header and the head has that part of it.
+/// The ports, if there is room for a whole transport header, and that part of it is at hand.
 #[inline]
-fn ports(head: &[u8], payload: Option<Payload>) -> Ports {
-    let Some(Payload { protocol, at, end }) = payload else { return Ports::None };
-    let room = end.saturating_sub(at);
-    match (protocol, array(head, at)) {
+fn ports(payload: Option<Payload<'_>>, room: usize) -> Ports<'_> {
+    let Some(Payload { protocol, bytes }) = payload else { return Ports::None };
+    match (protocol, bytes.first_chunk()) {
         (PROTOCOL_TCP, Some(ports)) if room >= TCP_LEN => Ports::Tcp(ports),
         (PROTOCOL_UDP, Some(ports)) if room >= UDP_LEN => Ports::Udp(ports),
         _ => Ports::None,
@@ -166,29 +166,27 @@ const fn is_extension(next: u8) -> bool {
 }
 
 /// How far the walk along IPv6's extension headers has come.
-struct Walk {
-    source: Ipv6Addr,
-    destination: Ipv6Addr,
-    payload: Payload,
+struct Walk<'a> {
+    source: &'a [u8; 16],
+    destination: &'a [u8; 16],
+    next: Payload<'a>,
+    /// Bytes from there to the packet's end.
+    room: usize,
 }
 
-impl Walk {
+impl<'a> Walk<'a> {
     /// Walks to what is no extension header, at most [`EXTENSIONS_MAX`] on. `None` if there is no
     /// whole packet behind: it is a fragment, or a header goes beyond the head or the packet.
     ///
     /// A mobile node's addresses stand in front of the fragment header (RFC 6275 §6.3), so all
     /// fragments of a packet have them.
-    fn extensions(&mut self, head: &[u8]) -> Option<()> {
+    fn extensions(&mut self) -> Option<Payload<'a>> {
         for _ in 0..EXTENSIONS_MAX {
-            let at = self.payload.at;
-            if at > self.payload.end {
-                return None;
-            }
-            let kind = self.payload.protocol;
+            let Payload { protocol: kind, bytes } = self.next;
             if !is_extension(kind) {
-                return Some(());
+                return Some(self.next);
             }
-            let [next, len, b2, b3] = array(head, at)?;
+            let &[protocol, len, b2, b3] = bytes.first_chunk()?;
             let units = usize::from(len);
             let len = match kind {
                 // An "atomic" fragment, without offset or more to come, is whole (RFC 6946).
@@ -197,30 +195,30 @@ impl Walk {
                 AUTHENTICATION => units.saturating_add(2).saturating_mul(4),
                 _ => units.saturating_add(1).saturating_mul(8),
             };
-            let behind = at.saturating_add(len);
-            if kind == ROUTING && b2 == ROUTING_TYPE_2 && units == ROUTING_TYPE_2_UNITS {
-                self.destination = array::<16>(head, at.saturating_add(8))?.into();
+            let (header, bytes) = bytes.split_at_checked(len)?;
+            self.room = self.room.checked_sub(len)?;
+            if kind == ROUTING && b2 == ROUTING_TYPE_2 && len == ROUTING_TYPE_2_LEN {
+                self.destination = header.last_chunk()?;
             }
             if kind == DESTINATION {
-                let options = head.get(at.saturating_add(2)..behind.min(head.len()))?;
-                self.source = home_address(options).unwrap_or(self.source);
+                self.source = home_address(header).unwrap_or(self.source);
             }
-            self.payload.protocol = next;
-            self.payload.at = behind;
+            self.next = Payload { protocol, bytes };
         }
         None
     }
 }
 
 /// The home address among the options of a destination options header (RFC 6275 §6.3).
-fn home_address(mut options: &[u8]) -> Option<Ipv6Addr> {
+fn home_address(header: &[u8]) -> Option<&[u8; 16]> {
+    let (_, mut options) = header.split_first_chunk::<2>()?;
     for _ in 0..OPTIONS_MAX {
         options = match options {
             [OPTION_PAD_1, rest @ ..] => rest,
             [kind, len, rest @ ..] => {
                 let (value, rest) = rest.split_at_checked(usize::from(*len))?;
                 if *kind == OPTION_HOME_ADDRESS {
-                    return value.as_array::<16>().copied().map(Ipv6Addr::from);
+                    return value.as_array();
                 }
                 rest
             }

@@ -6,7 +6,7 @@ use vionet_spec::hash::{
     TUNNEL_NVGRE, TUNNEL_VXLAN, TUNNEL_VXLAN_GPE,
 };
 
-use super::headers::{self, Packet, Ports, array};
+use super::headers::{self, Addresses, Packet, Payload, Ports};
 use crate::parse::{ETHER_TYPE_IPV4, ETHER_TYPE_IPV6, UDP_LEN};
 
 /// IP protocol number of IPv4 in IP.
@@ -50,60 +50,64 @@ const GENEVE_LEN: usize = 8;
 const GENEVE_CONTROL: u8 = 0x80;
 
 /// A tunnel's headers, recognised.
-pub(super) struct Tunnel {
+pub(super) struct Tunnel<'a> {
     /// All the `TUNNEL_` types that they are of.
     pub(super) types: u32,
     /// EtherType of what is inside.
     ether_type: u16,
-    /// Where what is inside starts.
-    at: usize,
+    /// What is inside; nothing if it lies beyond the head.
+    inner: &'a [u8],
 }
 
-impl Tunnel {
+impl<'a> Tunnel<'a> {
     /// The packet inside.
-    pub(super) fn packet(&self, head: &[u8]) -> Option<Packet> {
+    pub(super) fn packet(&self) -> Option<Packet<'a>> {
         match self.ether_type {
-            ETHER_TYPE_ETHERNET => headers::ethernet(head, self.at),
-            ether_type => headers::packet(head, self.at, ether_type),
+            ETHER_TYPE_ETHERNET => headers::ethernet(self.inner),
+            ether_type => headers::packet(self.inner, ether_type),
         }
     }
 }
 
 /// The tunnel that `outer` is a packet of, if it is. A fragment is of none: only the first of a
 /// packet would be.
-pub(super) fn carried(head: &[u8], outer: &Packet) -> Option<Tunnel> {
-    let payload = outer.payload?;
-    let is_v4 = outer.addresses.is_v4();
-    match (outer.ports, payload.protocol) {
-        (Ports::Udp([_, _, d0, d1]), _) => {
-            let at = payload.at.saturating_add(UDP_LEN);
+pub(super) fn carried<'a>(outer: &Packet<'a>) -> Option<Tunnel<'a>> {
+    let Payload { protocol, bytes } = outer.payload?;
+    let is_v4 = matches!(outer.addresses, Addresses::V4(..));
+    match (outer.ports, protocol) {
+        (Ports::Udp(&[_, _, d0, d1]), _) => {
+            let (_, bytes) = bytes.split_at_checked(UDP_LEN)?;
             match u16::from_be_bytes([d0, d1]) {
-                PORT_GRE => Some(Tunnel { types: TUNNEL_GRE_UDP, ..gre(head, at, is_v4)? }),
-                PORT_VXLAN => vxlan(head, at),
-                PORT_VXLAN_GPE => vxlan_gpe(head, at),
-                PORT_GENEVE => geneve(head, at),
+                PORT_GRE => Some(Tunnel { types: TUNNEL_GRE_UDP, ..gre(bytes, is_v4)? }),
+                PORT_VXLAN => vxlan(bytes),
+                PORT_VXLAN_GPE => vxlan_gpe(bytes),
+                PORT_GENEVE => geneve(bytes),
                 _ => None,
             }
         }
-        (_, PROTOCOL_GRE) => gre(head, payload.at, is_v4),
+        (_, PROTOCOL_GRE) => gre(bytes, is_v4),
         (_, PROTOCOL_IPIP) if is_v4 => {
-            Some(Tunnel { types: TUNNEL_IPIP, ether_type: ETHER_TYPE_IPV4, at: payload.at })
+            Some(Tunnel { types: TUNNEL_IPIP, ether_type: ETHER_TYPE_IPV4, inner: bytes })
         }
         _ => None,
     }
 }
 
+/// What comes behind `len` bytes of a tunnel's headers.
+fn behind(bytes: &[u8], len: usize) -> &[u8] {
+    bytes.get(len..).unwrap_or_default()
+}
+
 /// GRE has four types, and a packet can be of several: with a key or without, over IPv6 or with
 /// IPv6 inside, and with a virtual subnet as its key.
-fn gre(head: &[u8], at: usize, over_v4: bool) -> Option<Tunnel> {
-    let [f0, f1, t0, t1] = array(head, at)?;
+fn gre(bytes: &[u8], over_v4: bool) -> Option<Tunnel<'_>> {
+    let &[f0, f1, t0, t1] = bytes.first_chunk()?;
     let (flags, ether_type) = (u16::from_be_bytes([f0, f1]), u16::from_be_bytes([t0, t1]));
     if flags & GRE_UNKNOWN != 0 {
         return None;
     }
     let options = flags & (GRE_CHECKSUM | GRE_KEY | GRE_SEQUENCE);
     let words = usize::try_from(options.count_ones()).ok()?.saturating_add(1);
-    let at = at.saturating_add(words.saturating_mul(4));
     let is_extended = options & (GRE_KEY | GRE_SEQUENCE) != 0;
     let is_of_v6 = !over_v4 || ether_type == ETHER_TYPE_IPV6;
     // RFC 7637 §3.2: a key, and neither of the others.
@@ -115,18 +119,17 @@ fn gre(head: &[u8], at: usize, over_v4: bool) -> Option<Tunnel> {
         (TUNNEL_NVGRE, is_nvgre),
     ];
     let types = types.iter().filter(|(_, is)| *is).fold(0, |types, (bit, _)| types | bit);
-    Some(Tunnel { types, ether_type, at })
+    Some(Tunnel { types, ether_type, inner: behind(bytes, words.saturating_mul(4)) })
 }
 
-fn vxlan(head: &[u8], at: usize) -> Option<Tunnel> {
-    let [flags] = array(head, at)?;
-    let at = at.saturating_add(VXLAN_LEN);
-    let is_valid = flags & VXLAN_I != 0;
-    is_valid.then_some(Tunnel { types: TUNNEL_VXLAN, ether_type: ETHER_TYPE_ETHERNET, at })
+fn vxlan(bytes: &[u8]) -> Option<Tunnel<'_>> {
+    let inner = behind(bytes, VXLAN_LEN);
+    let is_valid = bytes.first()? & VXLAN_I != 0;
+    is_valid.then_some(Tunnel { types: TUNNEL_VXLAN, ether_type: ETHER_TYPE_ETHERNET, inner })
 }
 
-fn vxlan_gpe(head: &[u8], at: usize) -> Option<Tunnel> {
-    let [flags, _, _, next] = array(head, at)?;
+fn vxlan_gpe(bytes: &[u8]) -> Option<Tunnel<'_>> {
+    let &[flags, _, _, next] = bytes.first_chunk()?;
     if flags & VXLAN_GPE_UNKNOWN != 0 {
         return None;
     }
@@ -137,15 +140,15 @@ fn vxlan_gpe(head: &[u8], at: usize) -> Option<Tunnel> {
         3 => ETHER_TYPE_ETHERNET,
         _ => 0,
     };
-    Some(Tunnel { types: TUNNEL_VXLAN_GPE, ether_type, at: at.saturating_add(VXLAN_LEN) })
+    Some(Tunnel { types: TUNNEL_VXLAN_GPE, ether_type, inner: behind(bytes, VXLAN_LEN) })
 }
 
-fn geneve(head: &[u8], at: usize) -> Option<Tunnel> {
-    let [version_len, flags, t0, t1] = array(head, at)?;
+fn geneve(bytes: &[u8]) -> Option<Tunnel<'_>> {
+    let &[version_len, flags, t0, t1] = bytes.first_chunk()?;
     if version_len >> 6 != 0 || flags & GENEVE_CONTROL != 0 {
         return None;
     }
-    let options = usize::from(version_len & 0x3f).saturating_mul(4);
-    let at = at.saturating_add(GENEVE_LEN).saturating_add(options);
-    Some(Tunnel { types: TUNNEL_GENEVE, ether_type: u16::from_be_bytes([t0, t1]), at })
+    let options_len = usize::from(version_len & 0x3f).saturating_mul(4);
+    let inner = behind(bytes, GENEVE_LEN.saturating_add(options_len));
+    Some(Tunnel { types: TUNNEL_GENEVE, ether_type: u16::from_be_bytes([t0, t1]), inner })
 }
