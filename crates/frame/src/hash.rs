@@ -62,8 +62,8 @@ pub struct FlowHash {
 impl FlowHash {
     /// Hashes the `TYPE_`s of `types` with `key`, and tunnels from outside.
     ///
-    /// A key shorter than [`vionet_spec::hash::KEY_MAX`] is used as if zeroes followed; `None` if it
-    /// is longer. Unknown types are ignored.
+    /// A key shorter than [`vionet_spec::hash::KEY_MAX`] is used as if zeroes followed; `None` if
+    /// it is longer. Unknown types are ignored.
     #[must_use]
     pub fn new(key: &[u8], types: u32) -> Option<Self> {
         let toeplitz = Toeplitz::new(key)?;
