@@ -423,6 +423,21 @@ mod tests {
         assert_eq!(hash_v6(TYPES_ALL, 60, &more), (V6[0], REPORT_IPV6_EX));
         let long = [&[60, 255][..], &[0; 200]].concat();
         assert_eq!(hash_v6(TYPES_ALL, 60, &long), (V6[0], REPORT_IPV6_EX));
+        let chain = |count: usize| {
+            let last = [TCP, 0, 1, 4, 0, 0, 0, 0].to_vec();
+            [[60, 0, 1, 4, 0, 0, 0, 0].repeat(count - 1), last, ports(20)].concat()
+        };
+        assert_eq!(hash_v6(TYPES_ALL, 60, &chain(7)), (V6[1], REPORT_TCPV6_EX));
+        assert_eq!(hash_v6(TYPES_ALL, 60, &chain(8)), (V6[0], REPORT_IPV6_EX));
+    }
+
+    #[test]
+    fn an_extension_beyond_the_packet_gives_no_address() {
+        let routing = [&[TCP, 2, 2, 1, 0, 0, 0, 0][..], &[7; 16]].concat();
+        let mut frame = ethernet(0x86dd, &v6(43, &routing));
+        assert_ne!(hash(TYPES_ALL, &frame).0, V6[0]);
+        frame[19] = 16;
+        assert_eq!(hash(TYPES_ALL, &frame), (V6[0], REPORT_IPV6_EX));
     }
 
     fn inner_v4() -> Vec<u8> {
@@ -452,6 +467,7 @@ mod tests {
         let plain = gre(&[0, 0, 8, 0]);
         let keyed = gre(&[0x20, 0, 8, 0, 1, 2, 3, 4]);
         let all = gre(&[0xb0, 0, 8, 0, 1, 1, 0, 0, 1, 2, 3, 4, 1, 2, 3, 4]);
+        let counted = [&[0x30, 0, 0x65, 0x58, 0, 1, 2, 3, 0, 0, 0, 9][..], &frame].concat();
         let nvgre = [&[0x20, 0, 0x65, 0x58, 0, 1, 2, 3][..], &frame].concat();
         let vxlan = [&[8, 0, 0, 0, 0, 0, 7, 0][..], &frame].concat();
         let gpe = |flags: u8, next: u8, inner: &[u8]| {
@@ -468,6 +484,7 @@ mod tests {
             ),
             (TUNNEL_GRE_2890, outer(47, &keyed)),
             (TUNNEL_GRE_2890, outer(47, &all)),
+            (TUNNEL_GRE_2890, outer(47, &counted)),
             (TUNNEL_GRE_7676, outer_v6(47, &plain)),
             (TUNNEL_GRE_2890 | TUNNEL_GRE_7676, outer_v6(47, &keyed)),
             (TUNNEL_GRE_2890 | TUNNEL_NVGRE, outer(47, &nvgre)),
@@ -512,6 +529,10 @@ mod tests {
             let cut = through(TYPES_ALL, TUNNELS_ALL, &frame[..len - 21]);
             assert_eq!(cut, (0, REPORT_NONE), "case {at}");
         }
+        // Options that go beyond the head, and look like a frame.
+        let options = [&[0x3f, 0, 0x65, 0x58, 0, 0, 7, 0, 0, 0, 0, 0, 8, 0][..], &inner_v4()];
+        let frame = outer(17, &udp(6081, &options.concat()));
+        assert_eq!(through(TYPES_ALL, TUNNEL_GENEVE, &frame), (0, REPORT_NONE));
         let arp = ethernet(0x0806, &[0; 28]);
         let vxlan = udp(4789, &[&[8, 0, 0, 0, 0, 0, 7, 0][..], &arp].concat());
         let frame = outer(17, &vxlan);
