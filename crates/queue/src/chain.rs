@@ -455,6 +455,17 @@ impl Batch<DeviceWrites> {
         has_room.then_some(Single { lead, payload, written: &mut row.written })
     }
 
+    /// Brings the start of the chain at `index`, and of what is behind its lead, to be written.
+    #[inline]
+    pub fn prefetch(&self, index: usize) {
+        if let Some(row) = self.row(index)
+            && let Some([lead, behind]) = self.store.writable_pair(usize::from(row.start))
+        {
+            lead.prefetch();
+            behind.prefetch();
+        }
+    }
+
     /// Says how many bytes were written to the chain at `index`, from its first byte on; no more
     /// than it has (SPN-09).
     #[inline]

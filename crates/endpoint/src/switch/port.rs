@@ -81,6 +81,10 @@ impl PortQueue {
         if learned.0 != now {
             *learned = (now, 0);
         }
+        // All are fetched at once: one after the other, each would be waited for.
+        for first in frames.iter().filter_map(|frame| batch.bytes(frame).first()) {
+            first.prefetch();
+        }
         let mut last: Option<Seen> = None;
         for (frame, seen) in frames.iter().zip(seen.iter_mut()) {
             let head = head_of(batch.bytes(frame));

@@ -44,3 +44,19 @@ pub(crate) fn prefetch(at: *const u8) {
     #[cfg(not(target_arch = "x86_64"))]
     let _ = at;
 }
+
+/// Brings the cache line at `at` here to be written, and out of other caches, where the target has
+/// an instruction for it.
+#[inline]
+pub(crate) fn prefetch_to_write(at: *mut u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use core::arch::asm;
+        // The intrinsic fetches to read, unless a processor is named that can do this. All of 64
+        // bits take the instruction; one that knows nothing of it does nothing.
+        // SAFETY: prefetching is a hint; it never faults and changes nothing, whatever `at` is.
+        unsafe { asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}

@@ -12,7 +12,7 @@ use core::ptr;
 
 use super::map::{AddressSpace, GuestAddr};
 use super::translate::{Access, Untranslated};
-use super::{once, prefetch};
+use super::{once, prefetch, prefetch_to_write};
 
 /// Memory that may be copied out of; never written, never seen as `&[u8]`.
 #[derive(Clone, Copy)]
@@ -151,6 +151,12 @@ impl<'m> WriteSpan<'m> {
     #[inline]
     pub(crate) fn base(&self) -> *mut u8 {
         self.base
+    }
+
+    /// Brings the span's first cache line here, to be written.
+    #[inline]
+    pub fn prefetch(&self) {
+        prefetch_to_write(self.base);
     }
 
     /// Copies `bytes` to the span's start; false, and nothing copied, where it is shorter.

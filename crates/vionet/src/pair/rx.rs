@@ -19,6 +19,9 @@ use crate::negotiate::Plan;
 use crate::stats::{DropReason, LaneStats};
 use crate::time::Instant;
 
+/// So many chains before its turn one is fetched, to be written.
+const AHEAD: usize = 8;
+
 /// Why a pushed frame was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -219,6 +222,7 @@ impl<'a> RxSink<'a> {
         head: &[u8],
         frame: &[ReadSpan<'_>],
     ) -> Result<(), Refused> {
+        self.batch.prefetch(self.next.wrapping_add(AHEAD));
         let fill = |payload: &WriteSpan<'_>| match frame {
             [whole] if u32::try_from(whole.len()) == Ok(len) => payload.write_frame(head, whole),
             pieces => copy_both(head, pieces, core::slice::from_ref(payload)) == len,
