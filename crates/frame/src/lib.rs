@@ -36,8 +36,10 @@ extern crate std;
 
 pub mod build;
 pub mod checksum;
+pub mod filter;
 pub mod hash;
 pub mod header;
 pub mod parse;
 pub mod segment;
 pub mod steer;
+pub mod vlan;
