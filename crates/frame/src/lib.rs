@@ -37,6 +37,7 @@ extern crate std;
 pub mod build;
 pub mod checksum;
 pub mod filter;
+pub mod guard;
 pub mod hash;
 pub mod header;
 pub mod parse;

@@ -98,15 +98,15 @@ pub fn parse(head: &[u8], frame_len: usize) -> Result<Parsed, ParseFault> {
 
 /// The bytes at hand, and where the packet that they are the beginning of ends.
 #[derive(Clone, Copy)]
-struct Bytes<'a> {
-    head: &'a [u8],
-    limit: usize,
+pub(crate) struct Bytes<'a> {
+    pub(crate) head: &'a [u8],
+    pub(crate) limit: usize,
 }
 
 impl Bytes<'_> {
     /// The `N` bytes at `offset`.
     #[inline]
-    fn array<const N: usize>(&self, offset: usize) -> Result<[u8; N], ParseFault> {
+    pub(crate) fn array<const N: usize>(&self, offset: usize) -> Result<[u8; N], ParseFault> {
         let bytes = self.slice(offset, N)?.first_chunk();
         bytes.copied().ok_or(ParseFault::HeadTooShort)
     }
@@ -127,7 +127,7 @@ impl Bytes<'_> {
     }
 
     /// The same bytes with the end at `offset` plus `len`, which must lie within.
-    fn limited(self, offset: usize, len: usize) -> Result<Self, ParseFault> {
+    pub(crate) fn limited(self, offset: usize, len: usize) -> Result<Self, ParseFault> {
         let limit = offset.saturating_add(len);
         if limit > self.limit {
             return Err(ParseFault::Truncated);
@@ -222,18 +222,26 @@ fn parse_ipv6(bytes: &Bytes<'_>, l3: usize) -> Result<Ip, ParseFault> {
 }
 
 /// How far the walk along the extension headers has come.
-struct Walk {
-    protocol: u8,
-    offset: usize,
-    fragment: Option<Fragment>,
+pub(crate) struct Walk {
+    pub(crate) protocol: u8,
+    pub(crate) offset: usize,
+    pub(crate) fragment: Option<Fragment>,
     routed: bool,
+    /// In a fragment, the transport does not follow the fragment header at once.
+    pub(crate) buried: bool,
 }
 
 /// Walks the extension headers (RFC 8200 §4), at most [`EXTENSIONS_MAX`] of them. The walk ends
 /// at a fragment that is not the first: what follows is the middle of something.
-fn walk_extensions(packet: &Bytes<'_>, start: usize, next: u8) -> Result<Walk, ParseFault> {
-    let mut walk = Walk { protocol: next, offset: start, fragment: None, routed: false };
+pub(crate) fn walk_extensions(
+    packet: &Bytes<'_>,
+    start: usize,
+    next: u8,
+) -> Result<Walk, ParseFault> {
+    let mut walk =
+        Walk { protocol: next, offset: start, fragment: None, routed: false, buried: false };
     for _ in 0..EXTENSIONS_MAX {
+        let is_fragment = walk.fragment.is_some();
         let len = match walk.protocol {
             EXTENSION_FRAGMENT => {
                 let [next, _, o0, o1, id @ ..] = packet.array::<8>(walk.offset)?;
@@ -255,6 +263,7 @@ fn walk_extensions(packet: &Bytes<'_>, start: usize, next: u8) -> Result<Walk, P
             }
             _ => return Ok(walk),
         };
+        walk.buried |= is_fragment;
         walk.offset = walk.offset.saturating_add(len);
         if walk.offset > packet.limit {
             return Err(ParseFault::Truncated);
