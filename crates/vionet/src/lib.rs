@@ -31,6 +31,7 @@ extern crate alloc;
 
 pub mod endpoint;
 mod interrupt;
+pub mod limit;
 mod negotiate;
 mod nic;
 mod pair;

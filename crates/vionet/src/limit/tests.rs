@@ -1,0 +1,319 @@
+//! What passes is never above the limit, in any window of any schedule, and hardly below it.
+
+use super::*;
+use proptest::prelude::*;
+use std::sync::atomic::AtomicU64 as Clock;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn at(nanos: u64) -> Instant {
+    Instant::from_nanos(nanos)
+}
+
+fn limiter(bytes: Option<Rate>, frames: Option<Rate>) -> (Arc<Limit>, Limiter) {
+    let limit = Arc::new(Limit::new(bytes, frames));
+    (Arc::clone(&limit), Limiter::new([limit]))
+}
+
+fn plain(count: usize, len: u32) -> impl Iterator<Item = Wire> + Clone {
+    core::iter::repeat_n(wire(len, 0, 0), count)
+}
+
+/// What has passed when.
+#[derive(Default)]
+struct Log(Vec<(u64, u64)>);
+
+impl Log {
+    /// In no window more than the rate and the burst, or one frame that is larger.
+    fn holds(&self, rate: Rate, largest: u64) -> bool {
+        let above = u128::from(rate.burst.max(largest)) + 1;
+        (0..self.0.len()).all(|first| {
+            let mut sum = 0_u128;
+            self.0[first..].iter().all(|(time, units)| {
+                sum += u128::from(*units);
+                let earned = u128::from(rate.per_second) * u128::from(time - self.0[first].0);
+                sum <= earned / u128::from(SECOND) + above
+            })
+        })
+    }
+
+    fn total(&self) -> u64 {
+        self.0.iter().map(|(_, units)| units).sum()
+    }
+}
+
+#[test]
+fn without_limits_everything_passes_at_once() {
+    let open = Limiter::default();
+    assert!(open.is_open());
+    assert_eq!(open.grant(at(0), plain(64, 1514)).frames, 64);
+    let (_, no_rates) = limiter(None, None);
+    assert!(!no_rates.is_open());
+    let grant = no_rates.grant(at(0), plain(64, 1514));
+    assert_eq!((grant.frames, grant.until), (64, None));
+    assert_eq!(no_rates.credit(at(0)), Ok(Wire { bytes: u64::MAX, frames: u64::MAX }));
+}
+
+#[test]
+fn a_batch_passes_as_far_as_the_burst_and_then_at_the_rate() {
+    let (_, limiter) = limiter(Some(Rate { per_second: 1_000_000, burst: 5000 }), None);
+    let first = limiter.grant(at(7), plain(10, 1000));
+    assert_eq!((first.frames, first.paid), (5, Wire { bytes: 5000, frames: 5 }));
+    // A millisecond's worth, which is one frame here.
+    assert_eq!(first.until, Some(at(7 + 1_000_000)));
+    let early = limiter.grant(at(1_000_000), plain(5, 1000));
+    assert_eq!((early.frames, early.until), (0, Some(at(7 + 1_000_000))));
+    let due = limiter.grant(at(7 + 1_000_000), plain(5, 1000));
+    assert_eq!(due.frames, 1);
+    // After a rest the burst is there again, and no more.
+    assert_eq!(limiter.grant(at(SECOND), plain(10, 1000)).frames, 5);
+}
+
+#[test]
+fn frames_are_limited_like_bytes_and_the_stricter_wins() {
+    let bytes = Some(Rate { per_second: 1_000_000, burst: 4000 });
+    let frames = Some(Rate { per_second: 1000, burst: 3 });
+    let (limit, limiter) = limiter(bytes, frames);
+    assert_eq!(limit.rates(), [bytes, frames]);
+    assert_eq!(limiter.grant(at(0), plain(10, 100)).frames, 3);
+    assert_eq!(limiter.grant(at(SECOND), plain(10, 2000)).frames, 2);
+    let segments = wire(60_054, 54, 1000);
+    assert_eq!(segments, Wire { bytes: 60_054 + 59 * 54, frames: 60 });
+}
+
+#[test]
+fn a_frame_larger_than_the_burst_passes_after_a_rest_and_is_paid_for() {
+    let (_, limiter) = limiter(Some(Rate { per_second: 1_000_000, burst: 100 }), None);
+    let first = limiter.grant(at(0), plain(2, 10_000));
+    assert_eq!((first.frames, first.until), (1, Some(at(10_000_000))));
+    assert_eq!(limiter.grant(at(9_999_999), plain(1, 10_000)).frames, 0);
+    assert_eq!(limiter.grant(at(10_000_000), plain(1, 10_000)).frames, 1);
+}
+
+#[test]
+fn what_is_refunded_may_pass_again() {
+    let (_, limiter) = limiter(Some(Rate { per_second: 1_000_000, burst: 5000 }), None);
+    let grant = limiter.grant(at(0), plain(5, 1000));
+    assert_eq!(grant.frames, 5);
+    limiter.refund(Wire { bytes: 3001, frames: 3 });
+    assert_eq!(limiter.grant(at(0), plain(5, 1000)).frames, 3);
+    limiter.refund(Wire::default());
+    assert_eq!(limiter.grant(at(0), plain(5, 1000)).frames, 0);
+}
+
+#[test]
+fn what_has_passed_on_credit_is_paid_before_there_is_more() {
+    let (_, limiter) = limiter(Some(Rate { per_second: 1_000_000, burst: 5000 }), None);
+    assert_eq!(limiter.credit(at(0)), Ok(Wire { bytes: 5000, frames: u64::MAX }));
+    limiter.charge(at(0), Wire { bytes: 2000, frames: 1 });
+    assert_eq!(limiter.credit(at(0)), Ok(Wire { bytes: 3000, frames: u64::MAX }));
+    limiter.charge(at(0), Wire { bytes: 13_000, frames: 9 });
+    // 10 ms of debt, and a millisecond that is worth waking for.
+    assert_eq!(limiter.credit(at(0)), Err(at(11_000_000)));
+    assert!(limiter.credit(at(10_000_000)).is_err());
+    assert!(limiter.credit(at(11_000_000)).is_ok());
+}
+
+#[test]
+fn a_changed_rate_holds_from_then_on_with_its_burst_anew() {
+    let slow = Rate { per_second: 10, burst: 10_000 };
+    let (limit, limiter) = limiter(Some(slow), None);
+    assert_eq!(limiter.grant(at(5), plain(20, 1000)).frames, 10);
+    limit.set_bytes(Some(Rate { per_second: 1_000_000, burst: 3000 }));
+    assert_eq!(limiter.grant(at(5), plain(20, 1000)).frames, 3);
+    assert_eq!(limiter.grant(at(5 + 2_000_000), plain(20, 1000)).frames, 2);
+    limit.set_bytes(None);
+    assert_eq!(limiter.grant(at(5), plain(20, 1000)).frames, 20);
+}
+
+#[test]
+fn a_group_holds_its_members_together() {
+    let group = Arc::new(Limit::new(Some(Rate { per_second: 1_000_000, burst: 6000 }), None));
+    let own = |burst| Arc::new(Limit::new(Some(Rate { per_second: 1_000_000, burst }), None));
+    let one = Limiter::new([own(4000), Arc::clone(&group)]);
+    let other = Limiter::new([own(4000), Arc::clone(&group)]);
+    assert_eq!(one.grant(at(0), plain(10, 1000)).frames, 4, "its own limit");
+    assert_eq!(other.grant(at(0), plain(10, 1000)).frames, 2, "what the group has left");
+    assert_eq!(one.grant(at(4_000_000), plain(10, 1000)).frames, 4);
+    assert_eq!(other.grant(at(4_000_000), plain(10, 1000)).frames, 0);
+}
+
+#[test]
+fn a_bucket_forgets_what_was_long_ago_whatever_the_clock_says() {
+    let (_, limiter) = limiter(Some(Rate { per_second: 1_000_000, burst: 5000 }), None);
+    let year = 365 * 24 * 3600 * SECOND;
+    // The count of parts wraps after 833 days.
+    for days in [0, 1, 400, 833, 834, 1300, 20_000] {
+        let now = at(year / 365 * days);
+        assert_eq!(limiter.grant(now, plain(9, 1000)).frames, 5, "after {days} days");
+    }
+}
+
+#[test]
+fn nobody_can_take_between_a_look_and_its_taking() {
+    let bucket = Bucket::default();
+    bucket.set(Some(Rate { per_second: 1000, burst: 10 }));
+    let level = bucket.level(0).unwrap();
+    assert!(bucket.take(0, &level, 10));
+    assert!(!bucket.take(0, &level, 10), "somebody has");
+}
+
+#[test]
+fn a_grant_that_fails_halfway_takes_nothing() {
+    let own = Arc::new(Limit::new(Some(Rate { per_second: 1000, burst: 10 }), None));
+    let group = Arc::new(Limit::new(Some(Rate { per_second: 1000, burst: 10 }), None));
+    let limiter = Limiter::new([Arc::clone(&own), Arc::clone(&group)]);
+    let levels = limiter.levels(0);
+    group.bytes.charge(0, 1);
+    assert!(!limiter.take(0, &levels, Wire { bytes: 9, frames: 1 }));
+    assert!(own.bytes.level(0).unwrap().room() >= 9);
+    assert_eq!(group.bytes.level(0).unwrap().room(), 9);
+}
+
+#[test]
+fn threads_that_share_a_limit_do_not_exceed_it_together() {
+    let rate = Rate { per_second: 50_000_000, burst: 200_000 };
+    let (limit, _) = limiter(Some(rate), None);
+    let clock = Clock::new(1);
+    let passed: u64 = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let limiter = Limiter::new([Arc::clone(&limit)]);
+                    (0..5000).fold(0, |sum, round| {
+                        let now = at(clock.fetch_add(1000, Ordering::Relaxed));
+                        let grant = limiter.grant(now, plain(8, 1000));
+                        let unsent = Wire { bytes: grant.paid.bytes / 4, frames: 0 };
+                        if round % 3 == 0 {
+                            limiter.refund(unsent);
+                            sum + grant.paid.bytes - unsent.bytes
+                        } else {
+                            sum + grant.paid.bytes
+                        }
+                    })
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    let time = clock.into_inner();
+    let most = rate.per_second * time / SECOND + rate.burst;
+    assert!(passed <= most, "{passed} of {most}");
+    assert!(passed >= most / 100 * 95, "{passed} of {most}");
+}
+
+/// From a rate of 10 to this power on.
+fn any_rate(least: u64) -> impl Strategy<Value = Rate> {
+    (least..12, 1_u64..10, 0_u64..8, 0_u64..10).prop_map(|(exponent, digit, burst, rest)| Rate {
+        per_second: digit * 10_u64.pow(u32::try_from(exponent).unwrap()),
+        burst: rest * 10_u64.pow(u32::try_from(burst).unwrap()),
+    })
+}
+
+fn any_batch() -> impl Strategy<Value = Vec<Wire>> {
+    let frame = (60_u32..65_554, prop_oneof![Just(0_u16), 1_u16..3000]);
+    prop::collection::vec(frame.prop_map(|(len, size)| wire(len, 54, size)), 1..20)
+}
+
+proptest! {
+    #[test]
+    fn a_cut_frame_is_the_sum_of_its_segments(
+        len in 0_u32..65_600,
+        header_len in 0_u32..200,
+        size in 0_u16..2000,
+    ) {
+        let mut sum = Wire { bytes: 0, frames: 0 };
+        let mut left = len.saturating_sub(header_len);
+        loop {
+            let part = if size == 0 { left } else { left.min(size.into()) };
+            let bytes = u64::from(part + header_len.min(len));
+            sum = sum.plus(Wire { bytes, frames: 1 });
+            left -= part;
+            if left == 0 {
+                break;
+            }
+        }
+        prop_assert_eq!(wire(len, header_len, size), sum);
+    }
+
+    #[test]
+    fn no_window_of_any_schedule_is_above_the_limit(
+        bytes in any_rate(1),
+        frames in any_rate(1),
+        start in any::<u64>(),
+        steps in prop::collection::vec((0_u64..5_000_000, any_batch(), 0_usize..3), 1..60),
+    ) {
+        let (_, limiter) = limiter(Some(bytes), Some(frames));
+        let (mut now, mut logs) = (start / 2, [Log::default(), Log::default()]);
+        let largest = steps.iter().flat_map(|(_, batch, _)| batch);
+        let largest = largest.fold([0, 0], |[b, f], one| [one.bytes.max(b), one.frames.max(f)]);
+        for (pause, batch, unsent) in steps {
+            now += pause;
+            let grant = limiter.grant(at(now), batch.iter().copied());
+            prop_assert!(grant.frames == batch.len() || grant.until.is_some());
+            let sent = grant.frames.saturating_sub(unsent);
+            let sum = |part: &[Wire]| part.iter().fold(Wire::default(), |a, b| a.plus(*b));
+            limiter.refund(sum(&batch[sent..grant.frames]));
+            let sent = sum(&batch[..sent]);
+            for (log, units) in logs.iter_mut().zip([sent.bytes, sent.frames]) {
+                log.0.push((now, units));
+            }
+        }
+        prop_assert!(logs[0].holds(bytes, largest[0]));
+        prop_assert!(logs[1].holds(frames, largest[1]));
+    }
+
+    /// Whoever comes when told, or somewhat later, gets what there is.
+    #[test]
+    fn a_sender_that_never_rests_gets_the_rate(
+        exponent in 4_u32..11,
+        digit in 1_u64..10,
+        burst_ms in 4_u64..200,
+        len in 60_u32..1515,
+        late in 0_u64..1000,
+        batch in 1_usize..64,
+    ) {
+        let per_second = digit * 10_u64.pow(exponent);
+        let burst = (per_second / 1000 * burst_ms).max(4 * 1514);
+        let rate = Rate { per_second, burst };
+        let (_, limiter) = limiter(Some(rate), None);
+        let (mut now, mut log) = (0, Log::default());
+        // What the pauses are long beyond what was asked for, in parts of the burst.
+        let late = (burst / 4).saturating_mul(SECOND) / per_second * late / 1000;
+        for _ in 0..1000 {
+            let grant = limiter.grant(at(now), plain(batch, len));
+            log.0.push((now, grant.paid.bytes));
+            if let Some(until) = grant.until {
+                prop_assert!(until > at(now));
+                now = until.nanos() + late;
+            }
+        }
+        let due = u128::from(per_second) * u128::from(now) / u128::from(SECOND);
+        prop_assert!(u128::from(log.total()) >= due * 99 / 100, "{} of {due}", log.total());
+        prop_assert!(u128::from(log.total()) <= due + u128::from(burst.max(len.into())) + 1);
+    }
+
+    #[test]
+    fn credit_is_exceeded_by_one_charge_at_most(
+        // Slower ones are in debt for more than an hour, which is forgiven.
+        rate in any_rate(3),
+        steps in prop::collection::vec((0_u64..5_000_000, any_batch()), 1..60),
+    ) {
+        let (_, limiter) = limiter(Some(rate), None);
+        let (mut now, mut log, mut largest) = (0, Log::default(), 0);
+        for (pause, batch) in steps {
+            now += pause;
+            match limiter.credit(at(now)) {
+                Ok(_) => {
+                    let passed = batch.iter().fold(Wire::default(), |a, b| a.plus(*b));
+                    limiter.charge(at(now), passed);
+                    log.0.push((now, passed.bytes));
+                    largest = passed.bytes.max(largest);
+                }
+                Err(until) => prop_assert!(until > at(now)),
+            }
+        }
+        let most = Rate { burst: rate.burst + largest, ..rate };
+        prop_assert!(log.holds(most, 0));
+    }
+}
