@@ -12,6 +12,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::addr::{Ipv4Net, Ipv6Net};
+use crate::lease::DNS_MAX;
 use crate::policy::Allow;
 use crate::ports::PortMap;
 
@@ -188,6 +189,10 @@ pub enum ConfigError {
     SearchTooLong,
     /// A DNS server that nobody can ask.
     DnsServer(SocketAddr),
+    /// A lease of so few seconds, which a guest would renew all the time.
+    LeaseTooShort(u32),
+    /// More DNS servers than a lease names.
+    TooManyDns(usize),
     /// Two published ranges listen to the same port of the same address.
     PublishedTwice(Box<[PortMap; 2]>),
 }
@@ -219,6 +224,12 @@ impl fmt::Display for ConfigError {
                 write!(f, "search domains are longer than {SEARCH_BYTES_MAX} bytes, name fewer")
             }
             Self::DnsServer(server) => write!(f, "dns server {server} cannot be asked"),
+            Self::LeaseTooShort(seconds) => {
+                write!(f, "a lease of {seconds} s is too short, take 60 or more")
+            }
+            Self::TooManyDns(count) => {
+                write!(f, "{count} dns servers, a lease names at most {DNS_MAX}")
+            }
             Self::PublishedTwice(maps) => {
                 let [a, b] = &**maps;
                 write!(f, "published ports {a} and {b} overlap, keep one of them")
@@ -250,7 +261,7 @@ impl UserConfig {
         if let Some(guest) = &self.ipv6 {
             check_v6(guest, self.map_host_loopback.v6)?;
         }
-        self.check_names()?;
+        check_names(self.hostname.as_ref(), &self.search)?;
         for server in &self.dns_servers {
             if server.ip().is_unspecified() || server.ip().is_multicast() || server.port() == 0 {
                 return Err(ConfigError::DnsServer(*server));
@@ -258,19 +269,17 @@ impl UserConfig {
         }
         check_published(&self.publish)
     }
+}
 
-    fn check_names(&self) -> Result<(), ConfigError> {
-        let mut names = self.hostname.iter().chain(&self.search);
-        if let Some(bad) = names.find(|name| !is_name(name)) {
-            return Err(ConfigError::Name(bad.clone()));
-        }
-        // In DNS encoding a name takes its length and two bytes.
-        let bytes: usize = self
-            .search
-            .iter()
-            .fold(0, |sum, name| sum.saturating_add(name.len()).saturating_add(2));
-        if bytes > SEARCH_BYTES_MAX { Err(ConfigError::SearchTooLong) } else { Ok(()) }
+/// Host and domain names that DHCP and router advertisements can carry.
+pub(crate) fn check_names(hostname: Option<&String>, search: &[String]) -> Result<(), ConfigError> {
+    if let Some(bad) = hostname.into_iter().chain(search).find(|name| !is_name(name)) {
+        return Err(ConfigError::Name(bad.clone()));
     }
+    // In DNS encoding a name takes its length and two bytes.
+    let bytes: usize =
+        search.iter().fold(0, |sum, name| sum.saturating_add(name.len()).saturating_add(2));
+    if bytes > SEARCH_BYTES_MAX { Err(ConfigError::SearchTooLong) } else { Ok(()) }
 }
 
 fn check_v4(guest: &Ipv4Guest, loopback: Option<Ipv4Addr>) -> Result<(), ConfigError> {

@@ -18,9 +18,13 @@ pub mod config;
 mod endpoint;
 mod flow;
 mod host;
+mod lease;
 pub mod policy;
 pub mod ports;
 pub mod resolver;
+mod responder;
 pub mod services;
 
 pub use endpoint::UserNet;
+pub use lease::{DNS_MAX, Lease};
+pub use responder::{Responder, ResponderConfig};

@@ -1,4 +1,4 @@
-//! Rate limits: how many bytes and frames may pass in a second, shared by whoever shares a [`Limit`].
+//! Rate limits: how many bytes and frames may pass in a second, together, for all that share one.
 //!
 //! ```text
 //!   time of a bucket                 a frame moves it ahead by what it costs at the rate
@@ -6,9 +6,10 @@
 //!      now         ahead     now + burst
 //! ```
 //!
-//! A bucket is one number: the time at which it is full again, as in the generic cell rate algorithm
-//! (ITU-T I.371). Looking is a load, taking is one compare and exchange for each *batch*; there is no
-//! lock and nobody fills the bucket. Pairs of a NIC share its limit, NICs of a group share another.
+//! A bucket is one number: the time at which it is full again, as in the generic cell rate
+//! algorithm (ITU-T I.371). Looking is a load, taking is one compare and exchange for each *batch*;
+//! there is no lock and nobody fills the bucket. Pairs of a NIC share its limit, NICs of a group
+//! share another.
 //!
 //! Frames are charged as what they will be on a wire: a frame that is still to be cut costs its
 //! headers once for each segment ([`wire`]). What was granted and then not sent is refunded, so a

@@ -510,7 +510,10 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_judged(head in prop::collection::vec(any::<u8>(), 0..200), len in 0_usize..300) {
+    fn any_bytes_are_judged(
+        head in prop::collection::vec(any::<u8>(), 0..200),
+        len in 0_usize..300,
+    ) {
         let guard = strict();
         let judged = guard.transmit(&head, len);
         if len < 14 || head.len() < 14 {

@@ -21,13 +21,12 @@ use smoltcp::wire::{
 use vionet_frame::build::UdpHeader;
 use vionet_frame::parse::{Addresses, Mac};
 
-use super::{Asked, BROADCAST, DropReason, Handled, Link, ReplyBuf, answered, is_group, names};
-use crate::config::{Ipv4Guest, UserConfig};
+use super::{Asked, BROADCAST, DropReason, Handled, ReplyBuf, answered, is_group, names, route};
+use crate::lease::{DNS_MAX, Lease};
 
-pub(super) const SERVER_PORT: u16 = 67;
+pub(crate) const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
 
-const LEASE_S: u32 = 86_400;
 /// Every client takes a packet of 576 bytes (RFC 2131 §2); that leaves this for the message.
 const MESSAGE_MAX: usize = 576 - 28;
 /// A larger message that the client allows ends here.
@@ -50,10 +49,9 @@ const CLIENT_ID: u8 = 61;
 const DOMAIN_SEARCH: u8 = 119;
 
 /// The answers, which depend on the configuration alone.
-#[derive(Debug)]
-pub(super) struct Server {
-    net: Ipv4Guest,
-    dns: Option<Ipv4Addr>,
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    lease: Lease,
     mtu: [u8; 2],
     hostname: Vec<u8>,
     domain: Vec<u8>,
@@ -85,26 +83,26 @@ enum Reply {
 }
 
 impl Server {
-    pub(super) fn new(config: &UserConfig, net: Ipv4Guest) -> Self {
+    pub(crate) fn new(lease: Lease) -> Self {
         let text = |name: Option<&String>| name.map_or_else(Vec::new, |name| name.clone().into());
         Self {
-            net,
-            dns: config.dns.then_some(net.dns),
-            mtu: config.mtu.to_be_bytes(),
-            hostname: text(config.hostname.as_ref()),
-            domain: text(config.search.first()),
-            search: names::encode_all(&config.search),
+            mtu: lease.mtu.to_be_bytes(),
+            hostname: text(lease.hostname.as_ref()),
+            domain: text(lease.search.first()),
+            search: names::encode_all(&lease.search),
+            lease,
         }
     }
 
     /// Whether a datagram to `addr` is for this server.
-    pub(super) fn listens(&self, addr: IpAddr) -> bool {
-        [Ipv4Addr::BROADCAST, self.net.net.broadcast(), self.net.gateway]
+    pub(crate) fn listens(&self, addr: IpAddr) -> bool {
+        [Ipv4Addr::BROADCAST, self.lease.net.broadcast(), self.lease.server]
             .iter()
             .any(|ours| addr == IpAddr::V4(*ours))
     }
 
-    pub(super) fn answer(&self, link: &Link, asked: &Asked<'_>, out: &mut ReplyBuf) -> Handled {
+    /// Queues the answer, from the MAC address `from`.
+    pub(crate) fn answer(&self, from: Mac, asked: &Asked<'_>, out: &mut ReplyBuf) -> Handled {
         let malformed = Handled::Dropped(DropReason::Malformed);
         let Ok(packet) = DhcpPacket::new_checked(asked.payload) else { return malformed };
         let Some(request) = read(&packet) else { return malformed };
@@ -114,10 +112,10 @@ impl Server {
         };
         let mut message = [0; MESSAGE_MAX_EVER];
         let Some(message) = self.write(&request, reply, &mut message) else { return malformed };
-        let (mac, destination) = self.address(&request, reply);
-        let route = link.route(mac, Addresses::V4 { source: self.net.gateway, destination });
+        let (to, destination) = self.address(&request, reply);
+        let addresses = Addresses::V4 { source: self.lease.server, destination };
         let header = UdpHeader { source: SERVER_PORT, destination: CLIENT_PORT };
-        answered(out.udp(&route, &header, message))
+        answered(out.udp(&route(from, to, addresses), &header, message))
     }
 
     /// RFC 2131 §4.3.
@@ -126,14 +124,14 @@ impl Server {
             DhcpMessageType::Discover => Ok(Reply::Offer),
             DhcpMessageType::Inform if !request.client_ip.is_unspecified() => Ok(Reply::Inform),
             DhcpMessageType::Request => {
-                if request.server.is_some_and(|server| server != self.net.gateway) {
+                if request.server.is_some_and(|server| server != self.lease.server) {
                     return Err(Handled::Absorbed);
                 }
                 // SELECTING and INIT-REBOOT name the address in an option, RENEWING and REBINDING
                 // in the header (RFC 2131 §4.3.2).
                 let header = Some(request.client_ip).filter(|addr| !addr.is_unspecified());
                 match request.requested.or(header) {
-                    Some(wanted) if wanted == self.net.guest => Ok(Reply::Ack),
+                    Some(wanted) if wanted == self.lease.guest => Ok(Reply::Ack),
                     Some(_) => Ok(Reply::Nak),
                     None => Err(Handled::Dropped(DropReason::Malformed)),
                 }
@@ -157,7 +155,7 @@ impl Server {
         } else if request.is_broadcast {
             everybody
         } else {
-            (request.client, self.net.guest)
+            (request.client, self.lease.guest)
         }
     }
 
@@ -169,14 +167,15 @@ impl Server {
         room: &'m mut [u8; MESSAGE_MAX_EVER],
     ) -> Option<&'m [u8]> {
         let is_nak = reply == Reply::Nak;
-        let broadcast = self.net.net.broadcast().octets();
+        let broadcast = self.lease.net.broadcast().octets();
+        let has_broadcast = !self.lease.is_point_to_point();
         // In order of importance.
         let wishes: [(bool, u8, &[u8]); 7] = [
             // RFC 6842 §3: the client's identifier comes back.
             (true, CLIENT_ID, request.client_id.unwrap_or_default()),
             (is_nak, MESSAGE, b"this network has one address, ask again"),
             (!is_nak, INTERFACE_MTU, &self.mtu),
-            (!is_nak, BROADCAST_ADDRESS, &broadcast),
+            (!is_nak && has_broadcast, BROADCAST_ADDRESS, &broadcast),
             (!is_nak, DOMAIN_NAME, &self.domain),
             (!is_nak, HOST_NAME, &self.hostname),
             (!is_nak, DOMAIN_SEARCH, &self.search),
@@ -209,6 +208,7 @@ impl Server {
             Reply::Nak => (DhcpMessageType::Nak, false),
         };
         let is_nak = reply == Reply::Nak;
+        let dns = self.lease.dns.iter().copied().take(DNS_MAX);
         let none = Ipv4Addr::UNSPECIFIED;
         DhcpRepr {
             message_type,
@@ -216,19 +216,19 @@ impl Server {
             secs: request.secs,
             client_hardware_address: EthernetAddress(request.client),
             client_ip: if is_nak { none } else { request.client_ip },
-            your_ip: if has_lease { self.net.guest } else { none },
+            your_ip: if has_lease { self.lease.guest } else { none },
             server_ip: none,
-            router: (!is_nak).then_some(self.net.gateway),
-            subnet_mask: (!is_nak).then_some(self.net.net.mask()),
+            router: self.lease.router.filter(|_| !is_nak),
+            subnet_mask: (!is_nak).then_some(self.lease.net.mask()),
             relay_agent_ip: none,
             broadcast: request.is_broadcast,
             requested_ip: None,
             client_identifier: None,
-            server_identifier: Some(self.net.gateway),
+            server_identifier: Some(self.lease.server),
             parameter_request_list: None,
-            dns_servers: self.dns.filter(|_| !is_nak).map(|dns| [dns].into_iter().collect()),
+            dns_servers: (!is_nak && dns.clone().next().is_some()).then(|| dns.collect()),
             max_size: None,
-            lease_duration: has_lease.then_some(LEASE_S),
+            lease_duration: has_lease.then_some(self.lease.seconds),
             renew_duration: None,
             rebind_duration: None,
             additional_options: &[],

@@ -14,8 +14,8 @@
 //! Checksums of the guest's frames are not verified: there is no wire to damage them, and a guest
 //! with checksum offload leaves them unfinished. Replies carry complete ones.
 
-mod arp;
-mod dhcp4;
+pub(crate) mod arp;
+pub(crate) mod dhcp4;
 mod dhcp6;
 mod icmp;
 mod names;
@@ -30,6 +30,7 @@ use vionet_frame::build::Route;
 use vionet_frame::parse::{Addresses, Arp, Ip, Mac, Network, Parsed, Transport, parse};
 
 use crate::config::{ConfigError, HostLoopback, Ipv4Guest, Ipv6Guest, UserConfig};
+use crate::lease::Lease;
 
 pub use icmp::IcmpError;
 pub use ndp::ADVERTISE_EVERY;
@@ -143,8 +144,12 @@ impl Link {
     }
 
     const fn route(&self, destination: Mac, addresses: Addresses) -> Route {
-        Route { destination, source: self.mac, addresses, hop_limit: HOP_LIMIT, traffic_class: 0 }
+        route(self.mac, destination, addresses)
     }
+}
+
+const fn route(source: Mac, destination: Mac, addresses: Addresses) -> Route {
+    Route { destination, source, addresses, hop_limit: HOP_LIMIT, traffic_class: 0 }
 }
 
 impl Services {
@@ -158,7 +163,7 @@ impl Services {
         let (ipv4, ipv6) = (config.ipv4, config.ipv6);
         let servers = Servers {
             link: Link { mac: config.mac, ipv4, ipv6, loopback_v4, loopback_v6 },
-            dhcp4: ipv4.filter(|_| config.dhcp).map(|net| dhcp4::Server::new(config, net)),
+            dhcp4: Lease::of(config).filter(|_| config.dhcp).map(dhcp4::Server::new),
             dhcp6: ipv6.filter(|_| config.dhcp).map(|net| dhcp6::Server::new(config, net)),
             router: ipv6.filter(|_| config.ra).map(|net| ndp::Router::new(config, net)),
         };
@@ -186,7 +191,10 @@ impl Services {
         let link = &servers.link;
         match (servers.find(parsed), Asked::of(frame, parsed)) {
             (None, _) => Handled::NotForUs,
-            (Some(Service::Arp(message)), _) => arp::answer(link, parsed.source, message, out),
+            (Some(Service::Arp(message)), _) => {
+                let owns = |addr| link.owns_v4(addr);
+                arp::answer(link.mac, owns, parsed.source, message, out)
+            }
             (_, None) => Handled::Dropped(DropReason::Malformed),
             (_, Some(asked)) if asked.ip.fragment.is_some() => {
                 Handled::Dropped(DropReason::Fragment)
@@ -195,7 +203,7 @@ impl Services {
             (Some(Service::Neighbor(router)), Some(asked)) => {
                 ndp::answer(link, router, &asked, learned, out)
             }
-            (Some(Service::Dhcp4(server)), Some(asked)) => server.answer(link, &asked, out),
+            (Some(Service::Dhcp4(server)), Some(asked)) => server.answer(link.mac, &asked, out),
             (Some(Service::Dhcp6(server)), Some(asked)) => server.answer(link, &asked, out),
         }
     }
@@ -344,7 +352,7 @@ impl Servers {
 }
 
 /// An IP packet that a service was asked with.
-struct Asked<'a> {
+pub(crate) struct Asked<'a> {
     /// Who sent the frame.
     mac: Mac,
     ip: &'a Ip,
@@ -355,7 +363,7 @@ struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    fn of(frame: &'a [u8], parsed: &'a Parsed) -> Option<Self> {
+    pub(crate) fn of(frame: &'a [u8], parsed: &'a Parsed) -> Option<Self> {
         let ip = parsed.ip()?;
         let message = frame.get(ip.l4..ip.end)?;
         let payload = frame.get(ip.payload..ip.payload.checked_add(ip.payload_len)?)?;
@@ -363,7 +371,7 @@ impl<'a> Asked<'a> {
     }
 }
 
-const fn is_group(mac: Mac) -> bool {
+pub(crate) const fn is_group(mac: Mac) -> bool {
     let [first, ..] = mac;
     first & 1 == 1
 }

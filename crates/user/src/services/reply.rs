@@ -39,8 +39,13 @@ impl ReplyBuf {
     /// An empty queue with all the memory it will ever use (128 KiB).
     #[must_use]
     pub fn new() -> Self {
+        Self::with_room(BYTES_MAX)
+    }
+
+    /// The same with so many bytes of memory.
+    pub(crate) fn with_room(bytes: usize) -> Self {
         Self {
-            bytes: vec![0; BYTES_MAX].into_boxed_slice(),
+            bytes: vec![0; bytes].into_boxed_slice(),
             lens: VecDeque::with_capacity(REPLIES_MAX),
             head: 0,
             tail: 0,

@@ -221,4 +221,15 @@ impl<'a> TxBatch<'a> {
         let frames = self.frames().get(..count).unwrap_or(&[]);
         TxBatch { source, frames, done: 0, stats: self.stats, now: self.now }
     }
+
+    /// Has the first `count` frames settled as a batch of their own: for an endpoint that hands
+    /// some frames on and keeps others.
+    #[inline]
+    pub fn with_part<R>(&mut self, count: usize, settle: impl FnOnce(&mut TxBatch<'_>) -> R) -> R {
+        let mut part = self.part(count);
+        let result = settle(&mut part);
+        let settled = part.done;
+        self.settled_below(settled);
+        result
+    }
 }
