@@ -1,6 +1,8 @@
 //! What `vionet-frame` does for each frame.
 
 use vionet_frame::checksum::{self, Sum};
+use vionet_frame::filter::Filter;
+use vionet_frame::guard::Guard;
 use vionet_frame::header::{self, CsumAt, GsoRequest, NetHeader, Offloads};
 use vionet_frame::parse;
 use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments};
@@ -22,6 +24,13 @@ pub extern "C" fn gate_parse(head: &[u8], len: usize) -> u32 {
         Ok(parsed) => u32::from(parsed.ip().is_some()),
         Err(fault) => fault as u32,
     }
+}
+
+/// The same bytes, held against what the driver wants and what the guest may.
+#[unsafe(no_mangle)]
+pub extern "C" fn gate_policy(filter: &Filter, guard: &Guard, head: &[u8], len: usize) -> u32 {
+    let wanted = filter.accepts(head).is_ok() && guard.receive(head).is_ok();
+    u32::from(wanted) ^ u32::from(guard.transmit(head, len).is_ok())
 }
 
 /// A checksum over bytes, and one completed in place.
