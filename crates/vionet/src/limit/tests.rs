@@ -140,13 +140,16 @@ fn a_group_holds_its_members_together() {
 
 #[test]
 fn a_bucket_forgets_what_was_long_ago_whatever_the_clock_says() {
-    let (_, limiter) = limiter(Some(Rate { per_second: 1_000_000, burst: 5000 }), None);
+    let (limit, limiter) = limiter(Some(Rate { per_second: 1_000_000, burst: 5000 }), None);
     let year = 365 * 24 * 3600 * SECOND;
     // The count of parts wraps after 833 days.
     for days in [0, 1, 400, 833, 834, 1300, 20_000] {
         let now = at(year / 365 * days);
         assert_eq!(limiter.grant(now, plain(9, 1000)).frames, 5, "after {days} days");
     }
+    limit.set_bytes(limit.rates()[0]);
+    let before_wrap = at((1 << 56) - 10);
+    assert_eq!(limiter.grant(before_wrap, plain(9, 1000)).frames, 5, "a new bucket is full");
 }
 
 #[test]
