@@ -9,14 +9,14 @@ use crate::shell::{self, Result};
 
 /// Each case of `crates/vionet/benches/count.rs`, and the most instructions per frame it may take.
 const CASES: &[(&str, f64)] = &[
-    ("ring-split", 64.0),
-    ("ring-packed", 71.0),
-    ("ring-receive-split", 66.0),
-    ("ring-receive-packed", 70.0),
-    ("transmit-split", 118.0),
-    ("transmit-packed", 124.0),
-    ("receive-split", 137.0),
-    ("receive-packed", 145.0),
+    ("ring-split", 61.0),
+    ("ring-packed", 69.0),
+    ("ring-receive-split", 61.0),
+    ("ring-receive-packed", 69.0),
+    ("transmit-split", 115.0),
+    ("transmit-packed", 122.0),
+    ("receive-split", 120.0),
+    ("receive-packed", 135.0),
 ];
 
 /// Batches of one run; each brings 32 frames.

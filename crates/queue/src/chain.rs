@@ -46,7 +46,7 @@ mod sealed {
 }
 
 /// One chain of a batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Row {
     bytes: u32,
@@ -72,7 +72,7 @@ pub struct Single<'b> {
 }
 
 /// What a chain is made of: a word.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(8))]
 struct Shape {
     /// Spans of its lead.
@@ -88,6 +88,14 @@ struct Shape {
 impl Shape {
     /// One buffer in one region.
     const SINGLE: Self = Self { lead_spans: 1, spans: 2, slots: 1, missing: 0 };
+
+    /// As the word that it is.
+    #[inline]
+    const fn word(self) -> u64 {
+        let ([l0, l1], [s0, s1]) = (self.lead_spans.to_ne_bytes(), self.spans.to_ne_bytes());
+        let ([t0, t1], [m0, m1]) = (self.slots.to_ne_bytes(), self.missing.to_ne_bytes());
+        u64::from_ne_bytes([l0, l1, s0, s1, t0, t1, m0, m1])
+    }
 }
 
 impl Row {
@@ -269,13 +277,13 @@ impl<D: Direction> Batch<D> {
         self.live().get(..count).unwrap_or(self.live())
     }
 
-    /// Adds up to `limit` chains of one buffer each, as `next` tells them: address, length, id.
-    /// Ends where `next` does, or at a buffer that wants the general walk; returns how many.
+    /// Adds up to `limit` chains of one buffer each: address, length, id. Ends where `buffers` do,
+    /// or at one that wants the general walk; returns how many.
     #[inline]
     pub(crate) fn add_singles(
         &mut self,
         limit: usize,
-        mut next: impl FnMut(u16) -> Option<(u64, u32, u16)>,
+        buffers: impl Iterator<Item = Option<(GuestAddr, u32, u16)>>,
     ) -> u16 {
         let lead_bytes = self.lead;
         let end = self.end.saturating_add(limit).min(ROWS_MAX);
@@ -283,21 +291,11 @@ impl<D: Direction> Batch<D> {
         if lead_bytes == 0 {
             return 0;
         }
-        let mut id = 0;
-        let id = core::cell::Cell::from_mut(&mut id);
-        let done = self.store.push_pairs(
-            lead_bytes,
-            rows,
-            |index| {
-                let (at, len, name) = next(index)?;
-                id.set(name);
-                Some((GuestAddr(at), len))
-            },
-            |row, start, (bytes, payload_bytes)| {
-                let (id, shape) = (id.get(), Shape::SINGLE);
-                *row = Row { bytes, payload_bytes, written: 0, start, id, shape };
-            },
-        );
+        let shape = Shape::SINGLE;
+        let add = |row: &mut Row, start, (bytes, payload_bytes), id| {
+            *row = Row { bytes, payload_bytes, written: 0, start, id, shape };
+        };
+        let done = self.store.push_pairs(D::WRITABLE, lead_bytes, rows, buffers, add);
         self.end = self.end.wrapping_add(usize::from(done));
         done
     }
@@ -447,10 +445,10 @@ impl Batch<DeviceWrites> {
     #[inline]
     pub fn single(&mut self, index: usize, want: u32) -> Option<Single<'_>> {
         let row = self.place(index).and_then(|place| self.rows.get_mut(place))?;
-        if (row.shape.lead_spans, row.shape.spans) != (1, 2) {
+        if row.shape.word() != Shape::SINGLE.word() {
             return None;
         }
-        let [lead, payload] = self.store.writable_pair(usize::from(row.start))?;
+        let [lead, payload] = self.store.writable_pair(row.start)?;
         let has_room = usize::try_from(want).is_ok_and(|want| payload.len() >= want);
         has_room.then_some(Single { lead, payload, written: &mut row.written })
     }

@@ -152,6 +152,9 @@ impl PackedRing {
             if left == 0 || !batch.has_free_row() {
                 break;
             }
+            if singles > 0 && self.avail.slot == 0 {
+                continue;
+            }
             let Place { slot, wrap } = self.avail;
             let flags = self.descriptors.slot(slot).flags();
             if !is_available(flags, wrap) {
@@ -200,15 +203,14 @@ impl PackedRing {
         let lap = if wrap { DESC_F_AVAIL } else { DESC_F_USED };
         let most = self.free().min(self.size.wrapping_sub(slot));
         let most = u16::try_from(limit).map_or(most, |limit| limit.min(most));
-        let mut slots = self.descriptors.run(slot);
-        let count = batch.add_singles(usize::from(most), |_| {
-            let slot = slots.next()?;
+        let buffers = self.descriptors.run(slot).map(|slot| {
             if slot.flags() & (KIND | DESC_F_AVAIL | DESC_F_USED) != lap | D::BARE {
                 return None;
             }
             let PackedDescriptor { addr, len, id } = slot.load();
-            Some((addr, len, id))
+            Some((GuestAddr(addr), len, id))
         });
+        let count = batch.add_singles(usize::from(most), buffers);
         self.taken = self.taken.wrapping_add(count);
         self.avail = self.avail.after(count, self.size);
         usize::from(count)

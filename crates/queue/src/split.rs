@@ -150,6 +150,9 @@ impl SplitRing {
             if left == 0 || !batch.has_free_row() {
                 break;
             }
+            if singles > 0 && self.next_avail & self.size.wrapping_sub(1) == 0 {
+                continue;
+            }
             let head = self.avail_ring.load(self.next_avail);
             if head >= self.size {
                 return Err(Fault::HeadOutOfRange);
@@ -175,19 +178,18 @@ impl SplitRing {
         Ok(if left > 0 { Left::NoRoom } else { Left::Nothing })
     }
 
-    /// Chains of one buffer, as they mostly are, up to the first other one. A head outside is not
-    /// judged here: it is masked, and the walk finds it again.
+    /// Chains of one buffer, as they mostly are, up to the first other one or the ring's end. A
+    /// head outside is not judged here: the walk finds it again.
     #[inline]
     fn take_singles<D: Direction>(&mut self, limit: usize, batch: &mut Batch<D>) -> usize {
-        let (size, first) = (self.size, self.next_avail);
-        let (avail, descriptors) = (self.avail_ring.cells(), self.descriptors.cells());
-        let done = batch.add_singles(limit, |index| {
-            let head = avail.load(first.wrapping_add(index));
-            let Descriptor { addr, len, flags, .. } = descriptors.load(head);
-            let bare = head < size && flags & KIND == D::BARE;
-            if bare { Some((addr, len, head)) } else { None }
+        let descriptors = self.descriptors.cells();
+        let heads = self.avail_ring.run(self.next_avail);
+        let buffers = heads.map(|head| {
+            let Descriptor { addr, len, flags, .. } = descriptors.get(head)?;
+            if flags & KIND == D::BARE { Some((GuestAddr(addr), len, head)) } else { None }
         });
-        self.next_avail = first.wrapping_add(done);
+        let done = batch.add_singles(limit, buffers);
+        self.next_avail = self.next_avail.wrapping_add(done);
         usize::from(done)
     }
 

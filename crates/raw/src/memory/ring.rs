@@ -1,8 +1,8 @@
 //! Cells that both sides load and store: ring entries and indices.
 //!
-//! Every load is one atomic snapshot of a naturally aligned word (two words for a descriptor), so
+//! Every load is one atomic snapshot of a naturally aligned word (three words for a descriptor), so
 //! a value is fetched once by construction (VIRTIO 1.4 §3.1, conformance row INIT-08). Indices are
-//! masked: a ring has no bad index.
+//! masked or refused: a ring has no bad index.
 
 use alloc::sync::Arc;
 use core::fmt;
@@ -70,27 +70,36 @@ impl Descriptor {
     }
 }
 
+/// The shared form of a [`Descriptor`]: its flags are a word of their own, since most chains are
+/// judged by them.
+#[repr(C)]
+pub struct DescriptorAtoms {
+    addr: AtomicU64,
+    len: AtomicU32,
+    /// `flags`, then `next`.
+    rest: AtomicU32,
+}
+
+const _: () = assert!(size_of::<DescriptorAtoms>() == 16, "the layout of the standard");
+
 impl Cell for Descriptor {
-    type Atoms = [AtomicU64; 2];
+    type Atoms = DescriptorAtoms;
     #[inline]
-    fn load(atoms: &[AtomicU64; 2]) -> Self {
-        let [addr, rest] = atoms;
-        let addr = u64::from_le(addr.load(Ordering::Relaxed));
-        let [l0, l1, l2, l3, f0, f1, n0, n1] = rest.load(Ordering::Relaxed).to_ne_bytes();
+    fn load(atoms: &DescriptorAtoms) -> Self {
+        let [f0, f1, n0, n1] = atoms.rest.load(Ordering::Relaxed).to_ne_bytes();
         Self {
-            addr,
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            addr: u64::from_le(atoms.addr.load(Ordering::Relaxed)),
+            len: u32::from_le(atoms.len.load(Ordering::Relaxed)),
             flags: u16::from_le_bytes([f0, f1]),
             next: u16::from_le_bytes([n0, n1]),
         }
     }
     #[inline]
-    fn store(self, atoms: &[AtomicU64; 2]) {
-        let [addr, rest] = atoms;
-        let ([l0, l1, l2, l3], [f0, f1]) = (self.len.to_le_bytes(), self.flags.to_le_bytes());
-        let [n0, n1] = self.next.to_le_bytes();
-        addr.store(self.addr.to_le(), Ordering::Relaxed);
-        rest.store(u64::from_ne_bytes([l0, l1, l2, l3, f0, f1, n0, n1]), Ordering::Relaxed);
+    fn store(self, atoms: &DescriptorAtoms) {
+        let ([f0, f1], [n0, n1]) = (self.flags.to_le_bytes(), self.next.to_le_bytes());
+        atoms.addr.store(self.addr.to_le(), Ordering::Relaxed);
+        atoms.len.store(self.len.to_le(), Ordering::Relaxed);
+        atoms.rest.store(u32::from_ne_bytes([f0, f1, n0, n1]), Ordering::Relaxed);
     }
 }
 
@@ -126,7 +135,7 @@ impl Cell for UsedElem {
 /// A power-of-two array of cells shared with the other side. Indices are masked.
 pub struct SharedRing<T: Cell> {
     base: NonNull<T::Atoms>,
-    mask: u16,
+    mask: usize,
     _map: Arc<MemoryMap>,
     cells: PhantomData<T>,
 }
@@ -145,14 +154,14 @@ impl<T: Cell> SharedRing<T> {
         size: u16,
         map: Arc<MemoryMap>,
     ) -> Option<Self> {
-        let mask = size.is_power_of_two().then(|| size.wrapping_sub(1))?;
+        let mask = size.is_power_of_two().then(|| usize::from(size).wrapping_sub(1))?;
         Some(Self { base: base.cast(), mask, _map: map, cells: PhantomData })
     }
 
     /// How many cells the ring has.
     #[must_use]
     pub fn size(&self) -> u16 {
-        self.mask.wrapping_add(1)
+        u16::try_from(self.mask.wrapping_add(1)).unwrap_or(u16::MAX)
     }
 
     /// The cells, to be used in a loop: where they are is read once.
@@ -175,6 +184,18 @@ impl<T: Cell> SharedRing<T> {
         self.cells().store(index, value);
     }
 
+    /// Snapshots of the cells from `index` on, to the ring's end.
+    #[inline]
+    pub fn run(&self, index: u16) -> impl Iterator<Item = T> {
+        let first = usize::from(index) & self.mask;
+        let count = self.mask.wrapping_sub(first).wrapping_add(1);
+        // SAFETY: the masked offset is below the size that `from_raw` was promised.
+        let at = unsafe { self.base.add(first) };
+        // SAFETY: as in `Cells::at`, for every one from `first` to the last.
+        let atoms = unsafe { core::slice::from_raw_parts(at.as_ptr(), count) };
+        atoms.iter().map(T::load)
+    }
+
     /// Brings the cell at `index` closer.
     #[inline]
     pub fn prefetch(&self, index: u16) {
@@ -185,7 +206,7 @@ impl<T: Cell> SharedRing<T> {
 /// The cells of a [`SharedRing`].
 pub struct Cells<'r, T: Cell> {
     base: NonNull<T::Atoms>,
-    mask: u16,
+    mask: usize,
     ring: PhantomData<&'r SharedRing<T>>,
 }
 
@@ -205,6 +226,19 @@ impl<'r, T: Cell> Cells<'r, T> {
         T::load(self.atoms(index))
     }
 
+    /// One snapshot of the cell at `index`, or `None` where the ring has none.
+    #[inline]
+    #[must_use]
+    pub fn get(self, index: u16) -> Option<T> {
+        let offset = usize::from(index);
+        if offset > self.mask {
+            return None;
+        }
+        // SAFETY: the offset was held to the mask.
+        let atoms = unsafe { self.at(offset) };
+        Some(T::load(atoms))
+    }
+
     /// Stores a cell at `index` modulo the size; publish with an index of its own.
     #[inline]
     pub fn store(self, index: u16, value: T) {
@@ -213,8 +247,17 @@ impl<'r, T: Cell> Cells<'r, T> {
 
     #[inline]
     fn atoms(self, index: u16) -> &'r T::Atoms {
-        let offset = usize::from(index & self.mask);
-        // SAFETY: the masked offset is below the size that the ring's `from_raw` was promised.
+        // SAFETY: the offset is held to the mask.
+        unsafe { self.at(usize::from(index) & self.mask) }
+    }
+
+    /// The cell at `offset`.
+    ///
+    /// # Safety
+    /// `offset` must be no more than the mask.
+    #[inline]
+    unsafe fn at(self, offset: usize) -> &'r T::Atoms {
+        // SAFETY: the offset is below the size that the ring's `from_raw` was promised.
         let at = unsafe { self.base.add(offset) };
         // SAFETY: `at` is aligned and mapped while the ring lives, which 'r borrows; atomics may
         // be shared with threads and processes that change them, and any bit pattern is valid.

@@ -416,26 +416,29 @@ impl<const N: usize> SpanStore<N> {
 
     /// Adds buffers that lie in the region that answered last, each as two spans of which the
     /// first is `lead` bytes long: one for each of `slots`, which `add` fills, told the place of
-    /// the first span, the bytes in all and those behind the lead. Ends at the first buffer that
-    /// is not near, or no longer than its lead, or when `next` has none; returns how many were
-    /// added.
+    /// the first span, the bytes in all and those behind the lead, and the buffer's name. Ends at
+    /// the first buffer that is not near, or no longer than its lead, or is none; returns how many
+    /// were added. The first line of either span is brought closer, to be written if `to_write`:
+    /// the other side's core had them last, and fetching all of a batch at once is one wait.
     #[inline]
-    pub fn push_pairs<T>(
+    pub fn push_pairs<T, Name>(
         &mut self,
+        to_write: bool,
         lead: u32,
         slots: &mut [T],
-        mut next: impl FnMut(u16) -> Option<(GuestAddr, u32)>,
-        mut add: impl FnMut(&mut T, u16, (u32, u32)),
+        buffers: impl Iterator<Item = Option<(GuestAddr, u32, Name)>>,
+        mut add: impl FnMut(&mut T, u16, (u32, u32), Name),
     ) -> u16 {
         let near = self.near;
+        let fetch = if to_write { prefetch_to_write } else { prefetch };
         let (Ok(head), Ok(start)) = (usize::try_from(lead), u16::try_from(self.len)) else {
             return 0;
         };
         let runs = self.runs.get_mut(usize::from(start)..).unwrap_or(&mut []);
         let (pairs, _) = runs.as_chunks_mut::<2>();
         let (mut done, mut place) = (0_u16, start);
-        for (slot, [first, second]) in slots.iter_mut().zip(pairs) {
-            let Some((at, len)) = next(done) else { break };
+        for ((slot, [first, second]), buffer) in slots.iter_mut().zip(pairs).zip(buffers) {
+            let Some((at, len, name)) = buffer else { break };
             if len <= lead {
                 break;
             }
@@ -444,9 +447,12 @@ impl<const N: usize> SpanStore<N> {
                 break;
             };
             let Some(base) = near.find(at.0, bytes) else { break };
+            fetch(base);
             *first = Run { base, len: head };
-            *second = Run { base: base.wrapping_add(head), len: behind };
-            add(slot, place, (len, rest));
+            let payload = base.wrapping_add(head);
+            fetch(payload);
+            *second = Run { base: payload, len: behind };
+            add(slot, place, (len, rest), name);
             done = done.wrapping_add(1);
             place = place.wrapping_add(2);
         }
@@ -547,11 +553,17 @@ impl<const N: usize> SpanStore<N> {
         unsafe { core::slice::from_raw_parts(runs.as_ptr().cast(), runs.len()) }
     }
 
-    /// The two spans from `start` on, pushed for writing.
+    /// The two spans from `start` on, pushed for writing; some that were in the store before where
+    /// it holds none there now.
     #[inline]
     #[must_use]
-    pub fn writable_pair(&self, start: usize) -> Option<&[WriteSpan<'_>; 2]> {
-        self.writable(start, 2).first_chunk()
+    pub fn writable_pair(&self, start: u16) -> Option<&[WriteSpan<'_>; 2]> {
+        let start = usize::from(start);
+        let runs = self.runs.get(start..start.wrapping_add(2)).unwrap_or(&[]);
+        // SAFETY: as in `readable`, and for a run that was taken out as well: whatever was ever in
+        // `runs` was translated by this `space`, or has no bytes.
+        let spans = unsafe { core::slice::from_raw_parts(runs.as_ptr().cast(), runs.len()) };
+        spans.first_chunk()
     }
 
     /// Spans that were pushed for writing; empty when the range is not in the store.

@@ -9,6 +9,7 @@
 //! The endpoint asks for a window, fills it, commits it. Only then is the virtio header written;
 //! a window that is not committed has cost nothing. All filled chains become used in one go.
 
+use vionet_frame::header::Request;
 use vionet_queue::{Batch, DeviceWrites, Fault, Queue, ROWS_MAX, Row};
 use vionet_raw::{ReadSpan, WriteSpan, copy_behind, copy_in};
 use vionet_spec::net::{ETH_HDR_LEN, HDR_F_DATA_VALID, HDR_LEN, LINK_HDR_MAX};
@@ -21,6 +22,10 @@ use crate::time::Instant;
 
 /// So many chains before its turn one is fetched, to be written.
 const AHEAD: usize = 8;
+/// The virtio header of a frame in one buffer about which there is nothing to say: `num_buffers`.
+const PLAIN: [u8; HDR_LEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+const NET_HDR: u32 = 12;
+const _: () = assert!(HDR_LEN == 12, "as a length in a chain");
 
 /// Why a pushed frame was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +54,8 @@ pub struct RxSink<'a> {
     bytes: u64,
     /// Chains that went back empty.
     skipped: bool,
-    /// The queue holds a chain that can only be taken when others have gone back, or later.
-    stuck: bool,
+    /// The queue was looked at: what the batch says of chains left there is of this step.
+    looked: bool,
     starved: bool,
     spent: bool,
     fault: Option<Fault>,
@@ -73,7 +78,10 @@ impl<'a> RxSink<'a> {
         stats: &'a LaneStats,
         now: Instant,
     ) -> Self {
-        let mut sink = Self {
+        // Translations are dear and hold for this step only: first let there be a frame.
+        let early = batch.is_empty() && !batch.is_translated();
+        let fault = if early { take_all(queue, batch) } else { None };
+        Self {
             queue,
             batch,
             plan,
@@ -84,17 +92,12 @@ impl<'a> RxSink<'a> {
             lost: 0,
             bytes: 0,
             skipped: false,
-            stuck: false,
+            looked: early,
             starved: false,
             spent: false,
-            fault: None,
+            fault,
             now,
-        };
-        // Translations are dear and hold for this step only: first let there be a frame.
-        if sink.batch.is_empty() && !sink.batch.is_translated() {
-            sink.refill();
         }
-        sink
     }
 
     /// The same sink, for up to `budget` frames.
@@ -104,9 +107,9 @@ impl<'a> RxSink<'a> {
     }
 
     /// Gives the filled chains back to the queue, not yet visible.
-    pub(super) fn finish(mut self) -> Filled {
+    pub(super) fn finish(&mut self) -> Filled {
         self.put_filled();
-        let Self { bytes, skipped, starved, spent, fault, stats, .. } = self;
+        let Self { bytes, skipped, starved, spent, fault, stats, .. } = *self;
         let frames = self.granted.saturating_sub(self.budget).saturating_sub(self.lost);
         if frames > 0 {
             stats.frames.add(u64::try_from(frames).unwrap_or(0));
@@ -183,6 +186,7 @@ impl<'a> RxSink<'a> {
     ///
     /// # Errors
     /// [`Refused::Full`]: keep the frame, come again. [`Refused::Dropped`]: forget it.
+    #[inline]
     pub fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
         let Ok(len) = u32::try_from(frame.len()) else { return Err(Refused::Dropped) };
         if self.push_single(header, len, |payload| payload.write_all(frame)) {
@@ -265,7 +269,7 @@ impl<'a> RxSink<'a> {
 
     /// Whether more buffers would not help: the stock is full, the guest has posted all it can, or
     /// a frame may have one buffer only and this one is too small.
-    #[cold]
+    #[inline(always)]
     fn is_hopeless(&self) -> bool {
         let spare = self.batch.len().saturating_sub(self.next);
         let all_posted = spare >= usize::from(self.queue.size());
@@ -336,11 +340,16 @@ impl<'a> RxSink<'a> {
         let same = self.next == 0;
         self.put_filled();
         // A walk of a thousand descriptors is not for each frame.
-        if self.fault.is_some() || self.stuck && same {
+        if self.fault.is_some() || same && self.is_stuck() {
             return;
         }
-        self.fault = self.queue.take(ROWS_MAX, self.batch).err();
-        self.stuck = self.batch.is_cramped() || self.batch.is_untranslated();
+        self.fault = take_all(self.queue, self.batch);
+        self.looked = true;
+    }
+
+    /// Whether this sink's last look had to leave a chain.
+    fn is_stuck(&self) -> bool {
+        self.looked && (self.batch.is_cramped() || self.batch.is_untranslated())
     }
 
     fn put_filled(&mut self) {
@@ -362,7 +371,7 @@ impl<'a> RxSink<'a> {
     fn settle(&mut self, len: u32, header: &RxHeader) -> Result<(), DropReason> {
         self.check(len, header)?;
         let first = self.batch.row(self.next).ok_or(DropReason::NoBuffer)?;
-        let all = len.saturating_add(u32::from(self.plan.header_len));
+        let all = len.saturating_add(NET_HDR);
         let buffers = if all <= first.bytes() {
             self.batch.set_written(self.next, all);
             1
@@ -392,12 +401,13 @@ impl<'a> RxSink<'a> {
         if self.budget == 0 || self.check(len, header).is_err() {
             return false;
         }
-        let net = self.net_header(header, 1);
+        let is_plain = header.request == Request::default() && !header.validated;
+        let net = if is_plain { PLAIN } else { self.net_header(header, 1) };
         let Some(chain) = self.batch.single(self.next, len) else { return false };
         if !fill(chain.payload) || !chain.lead.write(&net) {
             return false;
         }
-        *chain.written = len.saturating_add(u32::from(self.plan.header_len));
+        *chain.written = len.saturating_add(NET_HDR);
         self.delivered(1, len);
         true
     }
@@ -456,6 +466,12 @@ impl<'a> RxSink<'a> {
         }
         Ok(())
     }
+}
+
+/// Takes what the driver has posted, as far as there is room: where both places that do so meet.
+#[inline(never)]
+fn take_all(queue: &mut Queue, batch: &mut Batch<DeviceWrites>) -> Option<Fault> {
+    queue.take(ROWS_MAX, batch).err()
 }
 
 /// Copies `head`, and what is behind its length in `frame`, to a window; how many bytes.
