@@ -457,7 +457,7 @@ impl Batch<DeviceWrites> {
     #[inline]
     pub fn prefetch(&self, index: usize) {
         if let Some(row) = self.row(index)
-            && let Some([lead, behind]) = self.store.writable_pair(usize::from(row.start))
+            && let Some([lead, behind]) = self.store.writable_pair(row.start)
         {
             lead.prefetch();
             behind.prefetch();

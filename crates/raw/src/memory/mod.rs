@@ -32,19 +32,6 @@ pub(crate) fn once(word: u32) -> u32 {
     core::hint::black_box(word)
 }
 
-/// Brings the cache line at `at` closer, to be written: no other core keeps it.
-#[inline]
-pub(crate) fn prefetch_to_write(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use core::arch::asm;
-        // SAFETY: prefetching is a hint; it never faults and changes nothing, whatever `at` is.
-        unsafe { asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags)) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
-}
-
 /// Brings the cache line at `at` closer, where the target has an instruction for it.
 #[inline]
 pub(crate) fn prefetch(at: *const u8) {

@@ -430,7 +430,9 @@ impl<const N: usize> SpanStore<N> {
         mut add: impl FnMut(&mut T, u16, (u32, u32), Name),
     ) -> u16 {
         let near = self.near;
-        let fetch = if to_write { prefetch_to_write } else { prefetch };
+        let fetch = |at: *mut u8| {
+            if to_write { prefetch_to_write(at) } else { prefetch(at) }
+        };
         let (Ok(head), Ok(start)) = (usize::try_from(lead), u16::try_from(self.len)) else {
             return 0;
         };
