@@ -1,8 +1,8 @@
 //! The Internet checksum (RFC 1071): the ones' complement sum of 16-bit words.
 //!
 //! Two properties make it fast and easy to take in pieces:
-//!  * the sum does not care about the byte order of the words, only the result does, so whole
-//!    machine words are added as they lie in memory and turned once, at the end;
+//!  * the sum does not care about the byte order of the words, only the result does, so they are
+//!    added as they lie in memory, several at once, and turned at the end;
 //!  * a piece that starts at an odd offset has every byte in the other half of its word, so its
 //!    sum is that of the same bytes at an even offset with the two halves exchanged.
 //!
@@ -144,47 +144,37 @@ pub fn complete(frame: &mut [u8], at: CsumAt) -> Result<(), HeaderFault> {
     Ok(())
 }
 
-/// Bytes of a machine word here.
+/// Bytes of a word that is added at once.
 const WORD: usize = 8;
-/// Bytes that one run of additions with carry goes over.
-const RUN: usize = 4 * WORD;
-/// Runs of one round: they do not wait for one another's carry, so the processor overlaps them.
-const RUNS: usize = 4;
 
 /// The folded sum of `bytes` as 16-bit words in the machine's byte order, zero-padded.
 ///
-/// A sum modulo 2^64 - 1 is one modulo 2^16 - 1 too, so whole words are added with their carry.
+/// A sum of 32-bit halves comes to the same as one of 16-bit words, once folded. One total is
+/// taken of the words and one of their upper halves: no carry is ever looked for, which lets the
+/// compiler use vectors. The first total may wrap; less the second at its place, what is left of
+/// it is the sum of the lower halves, which cannot.
 #[inline]
 fn sum_words(bytes: &[u8]) -> u16 {
-    let (rounds, rest) = bytes.as_chunks::<{ RUNS * RUN }>();
-    let mut totals = [0; RUNS];
-    for round in rounds {
-        let (runs, _) = round.as_chunks::<RUN>();
-        for (total, run) in totals.iter_mut().zip(runs) {
-            *total = add_run(*total, run);
-        }
-    }
-    let mut total = totals.into_iter().fold(0, add_around);
-    let (words, rest) = rest.as_chunks::<WORD>();
+    let (words, rest) = bytes.as_chunks::<WORD>();
+    let (mut all, mut uppers) = (0_u64, 0_u64);
     for word in words {
-        total = add_around(total, u64::from_ne_bytes(*word));
+        let word = u64::from_ne_bytes(*word);
+        all = all.wrapping_add(word);
+        uppers = uppers.wrapping_add(word >> 32);
     }
-    let mut last = [0; WORD];
-    for (to, from) in last.iter_mut().zip(rest) {
-        *to = *from;
+    let mut total = add_around(all.wrapping_sub(uppers << 32), uppers);
+    let (halves, rest) = rest.as_chunks::<4>();
+    for half in halves {
+        total = add_around(total, u64::from(u32::from_ne_bytes(*half)));
     }
-    fold(add_around(total, u64::from_ne_bytes(last)))
-}
-
-/// Adds the words of a run, each with the carry of the one before, the last carry at the end.
-#[inline]
-fn add_run(mut total: u64, run: &[u8; RUN]) -> u64 {
-    let (words, _) = run.as_chunks::<WORD>();
-    let mut carry = false;
-    for word in words {
-        (total, carry) = total.carrying_add(u64::from_ne_bytes(*word), carry);
+    let (pairs, rest) = rest.as_chunks::<2>();
+    for pair in pairs {
+        total = add_around(total, u64::from(u16::from_ne_bytes(*pair)));
     }
-    add_around(total, u64::from(carry))
+    for last in rest {
+        total = add_around(total, u64::from(u16::from_ne_bytes([*last, 0])));
+    }
+    fold(total)
 }
 
 /// A sum with the carry brought round.
