@@ -8,8 +8,9 @@ use vionet_frame::parse::parse;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((raw, frame)) = bytes.split_first_chunk() else { return };
-    let header = NetHeader::decode(raw);
-    assert_eq!(header.encode(), *raw, "decode and encode are inverse");
+    let header = NetHeader::decode_long(raw);
+    let again = NetHeader::decode_long(&header.encode_long());
+    assert_eq!(again, header, "decode and encode are inverse");
 
     let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
     if let Ok(request) = check(&header, len, Offloads::ALL) {

@@ -131,15 +131,7 @@ impl Guest {
     }
 }
 
-const PLAIN: NetHeader = NetHeader {
-    flags: 0,
-    gso_type: 0,
-    hdr_len: 0,
-    gso_size: 0,
-    csum_start: 0,
-    csum_offset: 0,
-    num_buffers: 0,
-};
+const PLAIN: NetHeader = NetHeader::PLAIN;
 
 fn frame(to: [u8; 6], from: [u8; 6], body: &[u8]) -> Vec<u8> {
     to.iter().chain(&from).chain(&[0x88, 0xb5]).chain(body).copied().collect()
@@ -264,7 +256,7 @@ fn tcp(payload: usize) -> (NetHeader, Vec<u8>) {
         gso_size: 1000,
         csum_start: 34,
         csum_offset: 16,
-        num_buffers: 0,
+        ..NetHeader::PLAIN
     };
     (header, bytes)
 }

@@ -122,7 +122,7 @@ fn long_frame(from: u8) -> (NetHeader, Vec<u8>) {
         gso_size: 1000,
         csum_start: 34,
         csum_offset: 16,
-        num_buffers: 0,
+        ..NetHeader::PLAIN
     };
     (header, bytes)
 }

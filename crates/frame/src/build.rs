@@ -493,7 +493,7 @@ impl Route {
             Payload::Later(_) => u16::try_from(l4).ok().map(|start| CsumAt { start, offset }),
             Payload::Bytes(_) | Payload::Summed { .. } => None,
         };
-        let request = Request { csum, gso: None };
+        let request = Request { csum, ..Request::default() };
         let len = l4.saturating_add(header_len);
         Built { len, payload_len: payload.len(), request, kind }
     }
@@ -583,9 +583,12 @@ mod tests {
         };
         let csum = Some(CsumAt { start: 34, offset: 16 });
         let gso = Some(GsoRequest { kind: Gso::TcpV4, size: 1460, ecn: false });
-        assert_eq!(request(v4(), Payload::Later(1461), 1460), Request { csum, gso });
-        assert_eq!(request(v4(), Payload::Later(1460), 1460), Request { csum, gso: None });
-        assert_eq!(request(v4(), Payload::Later(1460), 0), Request { csum, gso: None });
+        assert_eq!(request(v4(), Payload::Later(1461), 1460), Request { csum, gso, tunnel: None });
+        assert_eq!(
+            request(v4(), Payload::Later(1460), 1460),
+            Request { csum, ..Request::default() }
+        );
+        assert_eq!(request(v4(), Payload::Later(1460), 0), Request { csum, ..Request::default() });
         assert_eq!(request(v4(), Payload::Bytes(&[0; 1461]), 1460), Request::default());
         let six = request(v6(), Payload::Later(1461), 1460);
         assert_eq!(six.gso.unwrap().kind, Gso::TcpV6);

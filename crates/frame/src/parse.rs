@@ -96,6 +96,22 @@ pub fn parse(head: &[u8], frame_len: usize) -> Result<Parsed, ParseFault> {
     Ok(Parsed { destination, source: [s0, s1, s2, s3, s4, s5], tags, ether_type, l3, network })
 }
 
+/// Reads the IP packet at `l3` of the same frame, which a tunnel may have put there. Its own first
+/// bits say its version; offsets are from the start of the frame, as ever.
+///
+/// # Errors
+/// See [`ParseFault`].
+pub fn parse_packet(head: &[u8], frame_len: usize, l3: usize) -> Result<Ip, ParseFault> {
+    let head = head.get(..frame_len).unwrap_or(head);
+    let bytes = Bytes { head, limit: frame_len };
+    let [first] = bytes.array(l3)?;
+    match first >> 4 {
+        4 => parse_ipv4(&bytes, l3),
+        6 => parse_ipv6(&bytes, l3),
+        _ => Err(ParseFault::Version),
+    }
+}
+
 /// The bytes at hand, and where the packet that they are the beginning of ends.
 #[derive(Clone, Copy)]
 pub(crate) struct Bytes<'a> {

@@ -1,4 +1,5 @@
-//! Cutting a frame into segments in software (TSO, USO), where the host side does not do it.
+//! Cutting a frame in software where the host side does not do it: TSO, USO, both also within a
+//! UDP tunnel, and UFO.
 //!
 //! ```text
 //!   frame      | headers | payload                                  |
@@ -7,25 +8,30 @@
 //!   segment 1  | headers'           | payload  |                      seq + size, id + 1
 //!   ...
 //!   last       | headers'                                 | payload  |  FIN and PSH only here
+//!
+//!   headers      Ethernet, IP, TCP or UDP
+//!   in a tunnel  Ethernet, IP, UDP, what the tunnel likes, IP, TCP or UDP
 //! ```
 //!
 //! The headers are written anew for each segment into the caller's room; the payload stays where
-//! it is, in guest memory even, and is named by its place in the frame. The checksum is at first
-//! left open, as in a frame with NEEDS_CSUM; [`Segment::complete`] closes it over the payload's
-//! sum, for a host side that takes only whole frames.
+//! it is. The checksum is at first left open, as in a frame with NEEDS_CSUM; [`Segment::complete`]
+//! closes it over the payload's sum, for a host side that takes only whole frames. The outer
+//! checksum of a tunnel is always closed: that takes no look at the payload, since an inner packet
+//! with a right checksum has a sum that its pseudo header tells.
 //!
-//! Where the headers end is found by parsing: `hdr_len` is the driver's word (NET-TX-30).
-//!
-//! Not here: UFO, which is IP fragmentation and is not offered without a host that does it.
+//! Where the headers end is found by parsing: `hdr_len` is the driver's word (NET-TX-30). What a
+//! header says of a frame that the frame does not bear out has its [`SegmentFault`].
+
+mod fragment;
 
 use core::fmt;
 
-use crate::checksum::{Sum, TCP_CSUM_OFFSET, UDP_CSUM_OFFSET, ipv4_header_checksum};
-use crate::header::{CsumAt, Gso, GsoRequest, Request};
+use crate::checksum::{Sum, TCP_CSUM_OFFSET, UDP_CSUM_OFFSET};
+use crate::header::{CsumAt, Gso, Offloads, Request, Tunnel};
 use crate::parse::{
-    Addresses, IPV4_LEN, IPV6_LEN, Ip, PROTOCOL_TCP, PROTOCOL_UDP, ParseFault, TCP_LEN, TcpFlags,
-    Transport, UDP_LEN, parse,
+    IPV4_LEN, IPV6_LEN, Ip, ParseFault, TCP_LEN, TcpFlags, Transport, UDP_LEN, parse, parse_packet,
 };
+use fragment::Fragments;
 
 /// The most bytes of headers that a segment may have.
 pub const SEGMENT_HEADERS_MAX: usize = 256;
@@ -39,13 +45,17 @@ pub enum SegmentFault {
     Unreadable(ParseFault),
     /// The headers are not those of the kind of segmentation asked for.
     OtherKind,
+    /// The headers of the tunnel are not where they are said to be.
+    OtherTunnel,
     /// The checksum left open is not that of the transport header found.
     ChecksumElsewhere,
     /// The frame is a fragment, or routed by an IPv6 header so that its checksum is not ours.
     NotWhole,
+    /// A datagram with IPv6 extension headers is to become fragments.
+    Extensions,
     /// More than [`SEGMENT_HEADERS_MAX`] bytes of headers.
     HeadersTooLong,
-    /// More than [`SEGMENTS_MAX`] segments, or of 0 bytes each.
+    /// More than [`SEGMENTS_MAX`] segments, or of 0 bytes each, or fragments of less than 8.
     TooManySegments,
 }
 
@@ -54,8 +64,10 @@ impl fmt::Display for SegmentFault {
         f.write_str(match self {
             Self::Unreadable(fault) => return write!(f, "frame to be cut: {fault}"),
             Self::OtherKind => "headers are not of the kind of segmentation asked for",
+            Self::OtherTunnel => "headers of the tunnel are not where they are said to be",
             Self::ChecksumElsewhere => "open checksum is not that of the transport header",
             Self::NotWhole => "frame to be cut is a fragment or has a routing header",
+            Self::Extensions => "datagram to be fragmented has ipv6 extension headers",
             Self::HeadersTooLong => "headers too long to be repeated",
             Self::TooManySegments => "segments too small for the frame",
         })
@@ -66,56 +78,95 @@ impl core::error::Error for SegmentFault {}
 
 /// The segments of one frame, in order; see [`Segments::next_into`].
 #[derive(Clone, Debug)]
-pub struct Segments<'h> {
+pub struct Segments<'f> {
     /// The frame's headers, nothing behind.
-    headers: &'h [u8],
-    addresses: Addresses,
-    l3: usize,
-    l4: usize,
-    csum: CsumAt,
+    headers: &'f [u8],
+    /// The payload of all segments.
+    payload: &'f [u8],
+    way: Way,
     /// Payload bytes of a segment but the last.
     size: usize,
     /// Payload bytes in the segments before.
     done: usize,
-    /// Payload bytes in all.
-    total: usize,
     /// Segments before.
     index: u16,
     is_over: bool,
 }
 
-/// One segment: its headers are in the caller's room, its payload is still in the frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub struct Segment {
-    /// Bytes of headers in the room.
-    pub header_len: usize,
-    /// Where in the frame its payload starts.
-    pub payload: usize,
-    /// Bytes of payload.
-    pub payload_len: usize,
-    /// No segment follows.
-    pub is_last: bool,
-    csum: CsumAt,
+/// What becomes of the headers.
+#[derive(Clone, Debug)]
+enum Way {
+    /// They are repeated: TSO and USO.
+    Repeat { outer: Option<Outer>, packet: Packet, csum: CsumAt },
+    /// Those of IP are repeated: UFO.
+    Fragment(Fragments),
 }
 
-impl<'h> Segments<'h> {
-    /// Judges whether a frame of `frame_len` bytes can be cut. `head` is its beginning, at least
-    /// all its headers ([`SEGMENT_HEADERS_MAX`] bytes are enough for any frame that passes).
+/// An IP header, and where what follows it starts.
+#[derive(Clone, Copy, Debug)]
+struct Packet {
+    l3: usize,
+    l4: usize,
+    /// The sum of the pseudo header, but for the length.
+    pseudo: Sum,
+    /// What IPv4 has in its header; `None` for IPv6.
+    v4: Option<V4>,
+}
+
+/// What is the same in the IPv4 headers of all segments.
+#[derive(Clone, Copy, Debug)]
+struct V4 {
+    id: u16,
+    /// The sum of the header, but for length, identification and checksum.
+    sum: Sum,
+}
+
+/// The headers of the tunnel around a packet.
+#[derive(Clone, Copy, Debug)]
+struct Outer {
+    packet: Packet,
+    /// The UDP header has a checksum.
+    csum: bool,
+}
+
+/// One segment: its headers are in the caller's room, its payload is still in the frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Segment<'f> {
+    /// Bytes of headers in the room.
+    pub header_len: usize,
+    /// Its payload.
+    pub payload: &'f [u8],
+    /// No segment follows.
+    pub is_last: bool,
+    /// The checksum that is left open; fragments have none.
+    csum: Option<CsumAt>,
+}
+
+impl<'f> Segments<'f> {
+    /// Judges whether a frame can be cut as it is asked for.
     ///
     /// # Errors
     /// [`SegmentFault`].
-    pub fn new(
-        head: &'h [u8],
-        frame_len: usize,
-        csum: CsumAt,
-        gso: GsoRequest,
-    ) -> Result<Self, SegmentFault> {
-        let frame = parse(head, frame_len).map_err(SegmentFault::Unreadable)?;
-        let ip = frame.ip().ok_or(SegmentFault::OtherKind)?;
+    pub fn new(frame: &'f [u8], request: &Request) -> Result<Self, SegmentFault> {
+        let (Some(csum), Some(gso)) = (request.csum, request.gso) else {
+            return Err(SegmentFault::OtherKind);
+        };
+        let parsed = parse(frame, frame.len()).map_err(SegmentFault::Unreadable)?;
+        let ip = parsed.ip().ok_or(SegmentFault::OtherKind)?;
+        let (outer, l3, ip) = match &request.tunnel {
+            None => (None, parsed.l3, *ip),
+            Some(tunnel) => {
+                let outer = Outer::of(frame, parsed.l3, ip, tunnel)?;
+                let l3 = usize::from(tunnel.inner_nh_offset);
+                let inner = parse_packet(frame, ip.end, l3);
+                (Some(outer), l3, inner.map_err(SegmentFault::Unreadable)?)
+            }
+        };
         let offset = match (gso.kind, ip.transport, ip.addresses.is_v4()) {
             (Gso::TcpV4, Transport::Tcp(_), true) => TCP_CSUM_OFFSET,
             (Gso::TcpV6, Transport::Tcp(_), false) => TCP_CSUM_OFFSET,
             (Gso::UdpL4, Transport::Udp(_), _) => UDP_CSUM_OFFSET,
+            (Gso::Udp, Transport::Udp(_), _) if outer.is_none() => UDP_CSUM_OFFSET,
             _ => return Err(SegmentFault::OtherKind),
         };
         if csum.offset != offset || usize::from(csum.start) != ip.l4 {
@@ -124,143 +175,233 @@ impl<'h> Segments<'h> {
         if ip.fragment.is_some() || ip.routed {
             return Err(SegmentFault::NotWhole);
         }
+        let unreadable = SegmentFault::Unreadable(ParseFault::Truncated);
+        let packet = Packet::of(frame, l3, &ip).ok_or(unreadable)?;
+        let size = usize::from(gso.size);
+        let (way, split, size) = if gso.kind == Gso::Udp {
+            let (fragments, size) = Fragments::of(frame, packet, ip.end, size)?;
+            (Way::Fragment(fragments), ip.l4, size)
+        } else {
+            (Way::Repeat { outer, packet, csum }, ip.payload, size)
+        };
         if ip.payload > SEGMENT_HEADERS_MAX {
             return Err(SegmentFault::HeadersTooLong);
         }
-        let headers = head.get(..ip.payload);
-        let headers = headers.ok_or(SegmentFault::Unreadable(ParseFault::HeadTooShort))?;
-        let size = usize::from(gso.size);
-        let total = payload_of(ip);
-        if size == 0 || total > size.saturating_mul(SEGMENTS_MAX) {
+        // To the packet's end by the IP header's word even for UDP: what a driver writes as the
+        // length of a datagram yet to be cut differs.
+        let whole = frame.get(..ip.end).and_then(|packet| packet.split_at_checked(split));
+        let (headers, payload) = whole.ok_or(unreadable)?;
+        if size == 0 || payload.len() > size.saturating_mul(SEGMENTS_MAX) {
             return Err(SegmentFault::TooManySegments);
         }
-        let Ip { addresses, l4, .. } = *ip;
-        let l3 = frame.l3;
-        let (done, index, is_over) = (0, 0, false);
-        Ok(Self { headers, addresses, l3, l4, csum, size, done, total, index, is_over })
+        Ok(Self { headers, payload, way, size, done: 0, index: 0, is_over: false })
     }
 
     /// Writes the headers of the next segment into `room`; `None` after the last one.
     ///
     /// The checksum is left open: the field holds the pseudo header's sum, as
     /// [`Segment::request`] says.
-    pub fn next_into(&mut self, room: &mut [u8; SEGMENT_HEADERS_MAX]) -> Option<Segment> {
+    pub fn next_into(&mut self, room: &mut [u8; SEGMENT_HEADERS_MAX]) -> Option<Segment<'f>> {
         if self.is_over {
             return None;
         }
-        let header_len = self.headers.len();
-        let payload_len = self.total.saturating_sub(self.done).min(self.size);
-        let segment = Segment {
-            header_len,
-            payload: header_len.saturating_add(self.done),
-            payload_len,
-            is_last: self.done.saturating_add(payload_len) >= self.total,
-            csum: self.csum,
+        let rest = self.payload.get(self.done..)?;
+        let (payload, is_last) = match rest.split_at_checked(self.size) {
+            Some((payload, [_, ..])) => (payload, false),
+            Some(_) | None => (rest, true),
         };
-        let headers = room.get_mut(..header_len)?;
-        for (to, from) in headers.iter_mut().zip(self.headers) {
-            *to = *from;
+        let repeated = room.get_mut(..self.headers.len())?;
+        if repeated.len() == self.headers.len() {
+            #[expect(clippy::disallowed_methods, reason = "the lengths were just compared")]
+            repeated.copy_from_slice(self.headers);
         }
-        self.write_ip(headers, payload_len)?;
-        self.write_transport(headers, &segment)?;
-
-        self.done = self.done.saturating_add(payload_len);
+        let segment = match &self.way {
+            Way::Repeat { outer, packet, csum } => {
+                let end = self.headers.len().saturating_add(payload.len());
+                packet.write_lengths(repeated, end, self.index)?;
+                let is_udp = csum.offset == UDP_CSUM_OFFSET;
+                let open = if is_udp {
+                    packet.write_udp(repeated, end)?
+                } else {
+                    packet.write_tcp(repeated, end, self.done, self.index == 0, is_last)?
+                };
+                if let Some(outer) = outer {
+                    outer.write(repeated, end, self.index, packet.l4, open)?;
+                }
+                let header_len = self.headers.len();
+                Segment { header_len, payload, is_last, csum: Some(*csum) }
+            }
+            Way::Fragment(fragments) => fragments.write(room, payload, self.done, is_last)?,
+        };
+        self.done = self.done.saturating_add(payload.len());
         self.index = self.index.wrapping_add(1);
-        self.is_over = segment.is_last;
+        self.is_over = is_last;
         Some(segment)
+    }
+}
+
+impl Packet {
+    fn of(frame: &[u8], l3: usize, ip: &Ip) -> Option<Self> {
+        let header = frame.get(l3..ip.l4)?;
+        let v4 = if ip.addresses.is_v4() {
+            let (fixed, options) = header.split_first_chunk::<IPV4_LEN>()?;
+            let [v, tos, _, _, i0, i1, f0, f1, ttl, protocol, _, _, addresses @ ..] = *fixed;
+            let mut sum = Sum::of(&[v, tos, f0, f1, ttl, protocol]);
+            sum.add(&addresses);
+            sum.add(options);
+            Some(V4 { id: u16::from_be_bytes([i0, i1]), sum })
+        } else {
+            None
+        };
+        Some(Self { l3, l4: ip.l4, pseudo: ip.addresses.pseudo_header(ip.protocol, 0), v4 })
     }
 
     /// IPv4: total length, identification one more for each segment, header checksum.
-    /// IPv6: payload length.
-    fn write_ip(&self, headers: &mut [u8], payload_len: usize) -> Option<()> {
-        let packet_len = headers.len().saturating_add(payload_len).checked_sub(self.l3)?;
+    /// IPv6: payload length. The packet ends at `end` of the segment.
+    fn write_lengths(&self, headers: &mut [u8], end: usize, index: u16) -> Option<()> {
+        let packet_len = end.checked_sub(self.l3)?;
         let header = headers.get_mut(self.l3..self.l4)?;
-        match self.addresses {
-            Addresses::V4 { .. } => {
-                let [_, _, n0, n1, i0, i1, ..] = header.first_chunk_mut::<IPV4_LEN>()?;
-                [*n0, *n1] = u16::try_from(packet_len).ok()?.to_be_bytes();
-                let id = u16::from_be_bytes([*i0, *i1]);
-                [*i0, *i1] = id.wrapping_add(self.index).to_be_bytes();
-                write_ipv4_checksum(header)
-            }
-            Addresses::V6 { .. } => {
-                let len = u16::try_from(packet_len.checked_sub(IPV6_LEN)?).ok()?;
-                let [_, _, _, _, n0, n1, ..] = header.first_chunk_mut::<IPV6_LEN>()?;
-                [*n0, *n1] = len.to_be_bytes();
-                Some(())
-            }
-        }
+        let Some(V4 { id, mut sum }) = self.v4 else {
+            let len = u16::try_from(packet_len.checked_sub(IPV6_LEN)?).ok()?;
+            let [_, _, _, _, n0, n1, ..] = header.first_chunk_mut::<IPV6_LEN>()?;
+            [*n0, *n1] = len.to_be_bytes();
+            return Some(());
+        };
+        let len = u16::try_from(packet_len).ok()?;
+        let id = id.wrapping_add(index);
+        sum.add_u16(len);
+        sum.add_u16(id);
+        let [_, _, n0, n1, i0, i1, _, _, _, _, c0, c1, ..] =
+            header.first_chunk_mut::<IPV4_LEN>()?;
+        [*n0, *n1] = len.to_be_bytes();
+        [*i0, *i1] = id.to_be_bytes();
+        [*c0, *c1] = sum.checksum().to_be_bytes();
+        Some(())
+    }
+
+    /// The pseudo header's sum for a transport that ends at `end` of the segment, and its length.
+    fn transport(&self, end: usize) -> Option<(Sum, u16)> {
+        let len = u16::try_from(end.checked_sub(self.l4)?).ok()?;
+        let mut pseudo = self.pseudo;
+        pseudo.add_u16(len);
+        Some((pseudo, len))
+    }
+
+    /// UDP (NET-TX-18): its own length. Returns the pseudo header's sum, which it leaves in the
+    /// checksum's place.
+    fn write_udp(&self, headers: &mut [u8], end: usize) -> Option<Sum> {
+        let (pseudo, len) = self.transport(end)?;
+        let header = headers.get_mut(self.l4..)?;
+        let [_, _, _, _, n0, n1, c0, c1] = header.first_chunk_mut::<UDP_LEN>()?;
+        [*n0, *n1] = len.to_be_bytes();
+        [*c0, *c1] = pseudo.partial().to_be_bytes();
+        Some(pseudo)
     }
 
     /// TCP (NET-TX-17): sequence number on by the payload before, FIN and PSH in the last segment
-    /// only, CWR in the first only (NET-TX-20). UDP (NET-TX-18): its own length.
-    fn write_transport(&self, headers: &mut [u8], segment: &Segment) -> Option<()> {
+    /// only, CWR in the first only (NET-TX-20). Returns the pseudo header's sum, as for UDP.
+    fn write_tcp(
+        &self,
+        headers: &mut [u8],
+        end: usize,
+        done: usize,
+        is_first: bool,
+        is_last: bool,
+    ) -> Option<Sum> {
+        let (pseudo, _) = self.transport(end)?;
         let header = headers.get_mut(self.l4..)?;
-        let len = u32::try_from(header.len().saturating_add(segment.payload_len)).ok()?;
-        if self.csum.offset == UDP_CSUM_OFFSET {
-            let pseudo = self.addresses.pseudo_header(PROTOCOL_UDP, len);
-            let [_, _, _, _, n0, n1, c0, c1] = header.first_chunk_mut::<UDP_LEN>()?;
-            [*n0, *n1] = u16::try_from(len).ok()?.to_be_bytes();
-            [*c0, *c1] = pseudo.partial().to_be_bytes();
-            return Some(());
-        }
-        let pseudo = self.addresses.pseudo_header(PROTOCOL_TCP, len);
         let [_, _, _, _, s0, s1, s2, s3, rest @ ..] = header.first_chunk_mut::<TCP_LEN>()?;
         let [_, _, _, _, _, flags, _, _, c0, c1, _, _] = rest;
         let seq = u32::from_be_bytes([*s0, *s1, *s2, *s3]);
-        [*s0, *s1, *s2, *s3] = seq.wrapping_add(u32::try_from(self.done).ok()?).to_be_bytes();
-        if !segment.is_last {
+        [*s0, *s1, *s2, *s3] = seq.wrapping_add(u32::try_from(done).ok()?).to_be_bytes();
+        if !is_last {
             *flags = TcpFlags(*flags).difference(TcpFlags::FIN | TcpFlags::PSH).0;
         }
         // Whether or not the ECN bit announced it: a second CWR would tell the receiver that the
         // mark it echoed since has been answered too (RFC 3168 §6.1.2).
-        if self.index != 0 {
+        if !is_first {
             *flags = TcpFlags(*flags).difference(TcpFlags::CWR).0;
         }
         [*c0, *c1] = pseudo.partial().to_be_bytes();
+        Some(pseudo)
+    }
+}
+
+impl Outer {
+    /// The tunnel's headers, which must be where `tunnel` says (NET-TX-34).
+    fn of(frame: &[u8], l3: usize, ip: &Ip, tunnel: &Tunnel) -> Result<Self, SegmentFault> {
+        let Transport::Udp(udp) = ip.transport else { return Err(SegmentFault::OtherTunnel) };
+        let inner = usize::from(tunnel.inner_nh_offset);
+        let is_there = usize::from(tunnel.outer_th_offset) == ip.l4
+            && (ip.payload..ip.end.min(frame.len())).contains(&inner);
+        if !is_there {
+            return Err(SegmentFault::OtherTunnel);
+        }
+        if ip.fragment.is_some() || ip.routed {
+            return Err(SegmentFault::NotWhole);
+        }
+        let unreadable = SegmentFault::Unreadable(ParseFault::Truncated);
+        let packet = Packet::of(frame, l3, ip).ok_or(unreadable)?;
+        // One that is complete for the first segments would be wrong in a shorter last one
+        // (NET-TX-36): it is taken anew whatever the driver says, unless there is none at all.
+        Ok(Self { packet, csum: tunnel.csum || udp.checksum != 0 })
+    }
+
+    /// The outer headers of a segment (NET-TX-21): lengths, identification, and the UDP checksum
+    /// (NET-TX-22). `open` is the pseudo header's sum of the inner packet's transport at `inner`.
+    fn write(
+        &self,
+        headers: &mut [u8],
+        end: usize,
+        index: u16,
+        inner: usize,
+        open: Sum,
+    ) -> Option<()> {
+        self.packet.write_lengths(headers, end, index)?;
+        let pseudo = self.packet.write_udp(headers, end)?;
+        let header = headers.get_mut(self.packet.l4..inner)?;
+        let [.., c0, c1] = header.first_chunk_mut::<UDP_LEN>()?;
+        [*c0, *c1] = [0, 0];
+        if self.csum {
+            // With its checksum right, the inner transport's bytes and its pseudo header come to
+            // "all ones" together, so those bytes alone come to the complement.
+            let below = Sum::from_partial(open.checksum());
+            let sum = pseudo.followed_by(Sum::of(header)).followed_by(below);
+            let [.., c0, c1] = header.first_chunk_mut::<UDP_LEN>()?;
+            [*c0, *c1] = sum.udp_checksum().to_be_bytes();
+        }
         Some(())
     }
 }
 
-impl Segment {
-    /// Its payload in the frame that was cut.
-    #[must_use]
-    pub fn payload_in<'f>(&self, frame: &'f [u8]) -> &'f [u8] {
-        let end = self.payload.saturating_add(self.payload_len);
-        frame.get(self.payload..end).unwrap_or(&[])
-    }
-
+impl Segment<'_> {
     /// What the segment asks for as it was written: the checksum to be completed.
     #[must_use]
     pub const fn request(&self) -> Request {
-        Request { csum: Some(self.csum), gso: None }
+        Request { csum: self.csum, gso: None, tunnel: None }
+    }
+
+    /// Makes the segment one for a receiver that can do what `can` says: its checksum is completed
+    /// if that is not left to the receiver. Returns what is left open.
+    pub fn finish(&self, room: &mut [u8; SEGMENT_HEADERS_MAX], can: Offloads) -> Request {
+        if can.contains(Offloads::CSUM) {
+            return self.request();
+        }
+        self.complete(room, Sum::of(self.payload));
+        Request::default()
     }
 
     /// Completes the checksum in the segment's headers, given the sum of its payload (NET-TX-16).
     pub fn complete(&self, room: &mut [u8; SEGMENT_HEADERS_MAX], payload: Sum) {
-        let header = room.get_mut(usize::from(self.csum.start)..self.header_len);
+        let Some(csum) = self.csum else { return };
+        let header = room.get_mut(usize::from(csum.start)..self.header_len);
         let Some(header) = header else { return };
         let sum = Sum::of(header).followed_by(payload);
-        let is_udp = self.csum.offset == UDP_CSUM_OFFSET;
+        let is_udp = csum.offset == UDP_CSUM_OFFSET;
         let checksum = if is_udp { sum.udp_checksum() } else { sum.checksum() };
-        let field = header.get_mut(usize::from(self.csum.offset)..);
+        let field = header.get_mut(usize::from(csum.offset)..);
         if let Some(field) = field.and_then(<[u8]>::first_chunk_mut) {
             *field = checksum.to_be_bytes();
         }
     }
-}
-
-/// Bytes behind the transport header to the packet's end. By the IP header's word even for UDP:
-/// what a driver writes as the length of a datagram yet to be cut differs.
-const fn payload_of(ip: &Ip) -> usize {
-    ip.end.saturating_sub(ip.payload)
-}
-
-fn write_ipv4_checksum(header: &mut [u8]) -> Option<()> {
-    let [_, _, _, _, _, _, _, _, _, _, c0, c1, ..] = header.first_chunk_mut::<IPV4_LEN>()?;
-    [*c0, *c1] = [0, 0];
-    let checksum = ipv4_header_checksum(header);
-    let [_, _, _, _, _, _, _, _, _, _, c0, c1, ..] = header.first_chunk_mut::<IPV4_LEN>()?;
-    [*c0, *c1] = checksum.to_be_bytes();
-    Some(())
 }

@@ -2,6 +2,10 @@
 
 /// Bytes of the header with VERSION_1 and neither hash report nor tunnel offloads.
 pub const HDR_LEN: usize = 12;
+/// Bytes of the header with HASH_REPORT and without tunnel offloads.
+pub const HDR_LEN_HASH: usize = 20;
+/// Bytes of the header with a UDP tunnel offload, with or without HASH_REPORT.
+pub const HDR_LEN_TUNNEL: usize = 24;
 
 /// Header flag: the checksum at `csum_start + csum_offset` is still to be completed.
 pub const HDR_F_NEEDS_CSUM: u8 = 1;
@@ -9,6 +13,8 @@ pub const HDR_F_NEEDS_CSUM: u8 = 1;
 pub const HDR_F_DATA_VALID: u8 = 2;
 /// Header flag: the checksum fields carry coalescing information.
 pub const HDR_F_RSC_INFO: u8 = 4;
+/// Header flag: the checksum of the outer UDP header is still to be completed.
+pub const HDR_F_UDP_TUNNEL_CSUM: u8 = 8;
 
 /// Header gso_type: an ordinary frame.
 pub const HDR_GSO_NONE: u8 = 0;
@@ -20,6 +26,10 @@ pub const HDR_GSO_UDP: u8 = 3;
 pub const HDR_GSO_TCPV6: u8 = 4;
 /// Header gso_type: UDP datagrams, to be segmented (USO).
 pub const HDR_GSO_UDP_L4: u8 = 5;
+/// Bit of gso_type: the frame to be segmented is in a UDP tunnel over IPv4.
+pub const HDR_GSO_UDP_TUNNEL_IPV4: u8 = 0x20;
+/// Bit of gso_type: the frame to be segmented is in a UDP tunnel over IPv6.
+pub const HDR_GSO_UDP_TUNNEL_IPV6: u8 = 0x40;
 /// Bit of gso_type: a TCP segment with ECN set.
 pub const HDR_GSO_ECN: u8 = 0x80;
 

@@ -27,15 +27,7 @@ use vionet_spec::feature::Feature;
 use vionet_spec::net::{HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM};
 use vionet_testkit::{Arrangement, Buffer};
 
-const PLAIN: NetHeader = NetHeader {
-    flags: 0,
-    gso_type: 0,
-    hdr_len: 0,
-    gso_size: 0,
-    csum_start: 0,
-    csum_offset: 0,
-    num_buffers: 0,
-};
+const PLAIN: NetHeader = NetHeader::PLAIN;
 
 fn open_checksum() -> NetHeader {
     NetHeader { flags: HDR_F_NEEDS_CSUM, csum_start: 34, csum_offset: 16, ..PLAIN }
@@ -210,7 +202,7 @@ fn frames_that_are_dropped_use_up_the_step_too() {
 
 #[test]
 fn what_the_guest_did_not_agree_to_is_not_delivered() {
-    let request = Request { csum: Some(CsumAt { start: 34, offset: 16 }), gso: None };
+    let request = Request { csum: Some(CsumAt { start: 34, offset: 16 }), ..Request::default() };
     let open = RxHeader { request, ..RxHeader::default() };
     for (features, delivered) in [(&[][..], 0), (&[Feature::GUEST_CSUM][..], 1)] {
         let mut bench = Bench::new(features, EVERYTHING);

@@ -3,16 +3,20 @@
 use vionet_frame::checksum::{self, Sum};
 use vionet_frame::filter::Filter;
 use vionet_frame::guard::Guard;
-use vionet_frame::header::{self, CsumAt, GsoRequest, NetHeader, Offloads};
+use vionet_frame::header::{self, CsumAt, HeaderLayout, NetHeader, Offloads, Request};
 use vionet_frame::parse;
 use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments};
 
 /// A header from the guest: decoded, judged, written again for the host.
 #[unsafe(no_mangle)]
-pub extern "C" fn gate_header(bytes: &[u8; 12], len: u32, allowed: &Offloads) -> u32 {
-    let header = NetHeader::decode(bytes);
+pub extern "C" fn gate_header(
+    bytes: &[u8; HeaderLayout::LEN_MAX],
+    len: u32,
+    allowed: &Offloads,
+) -> u32 {
+    let header = NetHeader::decode_long(bytes);
     match header::check(&header, len, *allowed) {
-        Ok(request) => checksum_of(&request.to_header(0).encode()),
+        Ok(request) => checksum_of(&request.to_header(0).encode_long()),
         Err(fault) => fault as u32,
     }
 }
@@ -45,8 +49,8 @@ pub extern "C" fn gate_checksum(frame: &mut [u8], at: CsumAt) -> u32 {
 
 /// A frame judged for cutting.
 #[unsafe(no_mangle)]
-pub extern "C" fn gate_segments(head: &[u8], len: usize, csum: CsumAt, gso: GsoRequest) -> u32 {
-    u32::from(Segments::new(head, len, csum, gso).is_ok())
+pub extern "C" fn gate_segments(frame: &[u8], request: &Request) -> u32 {
+    u32::from(Segments::new(frame, request).is_ok())
 }
 
 /// The next segment of a frame, its checksum completed.
@@ -58,7 +62,7 @@ pub extern "C" fn gate_segment(
 ) -> usize {
     let Some(segment) = segments.next_into(room) else { return 0 };
     segment.complete(room, payload);
-    segment.payload_len
+    segment.payload.len()
 }
 
 fn checksum_of(bytes: &[u8]) -> u32 {

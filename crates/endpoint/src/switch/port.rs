@@ -8,8 +8,8 @@ use vionet::endpoint::{
     Watch,
 };
 use vionet::stats::DropReason;
-use vionet_frame::checksum::{Sum, complete};
-use vionet_frame::header::{Offloads, Request};
+use vionet_frame::checksum::complete;
+use vionet_frame::header::Offloads;
 use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments};
 use vionet_raw::{ReadSpan, copy_out};
 use vionet_spec::net::FRAME_MAX;
@@ -198,9 +198,9 @@ fn hand_over(
         *to = *from;
     }
     let done = match (request.csum, request.gso) {
-        (Some(at), Some(gso)) => match Segments::new(whole, len, at, gso) {
+        (Some(_), Some(_)) => match Segments::new(whole, &request) {
             Ok(segments) => {
-                cut(sink, whole, segments, can);
+                cut(sink, segments, can);
                 true
             }
             Err(_) => false,
@@ -218,16 +218,11 @@ fn hand_over(
 }
 
 /// Cuts a frame and pushes its segments.
-fn cut(sink: &mut RxSink<'_>, whole: &[u8], mut segments: Segments<'_>, can: Offloads) {
+fn cut(sink: &mut RxSink<'_>, mut segments: Segments<'_>, can: Offloads) {
     let mut headers = [0; SEGMENT_HEADERS_MAX];
     while let Some(segment) = segments.next_into(&mut headers) {
-        let payload = segment.payload_in(whole);
-        let request = if can.contains(Offloads::CSUM) {
-            segment.request()
-        } else {
-            segment.complete(&mut headers, Sum::of(payload));
-            Request::default()
-        };
+        let request = segment.finish(&mut headers, can);
+        let payload = segment.payload;
         let front = headers.get(..segment.header_len).unwrap_or(&[]);
         let len = u32::try_from(front.len().saturating_add(payload.len())).unwrap_or(u32::MAX);
         let header = RxHeader { request, ..RxHeader::default() };

@@ -6,15 +6,18 @@
 //! ```text
 //!   frames the endpoint can take     -> passed on as they are, in runs
 //!   checksum left open               -> copied, completed, passed on
-//!   TSO                              -> copied, cut, passed on 64 segments at a time
+//!   TSO, USO, UFO, also in tunnels   -> copied, cut, passed on 64 segments at a time
 //! ```
+//!
+//! A frame is copied once, out of the guest's memory. Its segments are made of headers written
+//! beside it and of payload that stays where it is.
 
 use alloc::boxed::Box;
 use alloc::vec;
 
-use vionet_frame::checksum::{Sum, complete};
-use vionet_frame::header::{CsumAt, GsoRequest, Offloads, Request};
-use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segment, Segments};
+use vionet_frame::checksum::complete;
+use vionet_frame::header::{CsumAt, Offloads, Request};
+use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments};
 use vionet_raw::{ReadSpan, copy_out};
 use vionet_spec::net::FRAME_MAX;
 
@@ -23,17 +26,14 @@ use super::{BATCH, RxSink};
 use crate::endpoint::{EndpointFault, EndpointQueue, Watch};
 use crate::stats::DropReason;
 
-/// Bytes for a batch of segments: a whole frame's payload, and headers for each.
-const ARENA: usize = FRAME_MAX + BATCH * SEGMENT_HEADERS_MAX;
-
 /// An endpoint queue in front of another that can do less.
 pub(crate) struct Lower {
     below: Box<dyn EndpointQueue>,
     can: Offloads,
     /// The frame in work, copied out of the guest's memory: what is summed is what is sent.
     frame: Box<[u8]>,
-    /// Its segments, one behind the other.
-    arena: Box<[u8]>,
+    /// The headers of its segments.
+    headers: Box<[[u8; SEGMENT_HEADERS_MAX]; BATCH]>,
 }
 
 /// How a frame fared.
@@ -54,8 +54,8 @@ impl Lower {
         if agreed.is_subset(can) {
             return below;
         }
-        let zeroed = |len| vec![0; len].into_boxed_slice();
-        Box::new(Self { below, can, frame: zeroed(FRAME_MAX), arena: zeroed(ARENA) })
+        let frame = vec![0; FRAME_MAX].into_boxed_slice();
+        Box::new(Self { below, can, frame, headers: Box::new([[0; SEGMENT_HEADERS_MAX]; BATCH]) })
     }
 
     fn finish(&mut self, batch: &TxBatch<'_>, frame: &TxFrame) -> Result<Fate, EndpointFault> {
@@ -67,7 +67,7 @@ impl Lower {
             return Ok(Fate::Dropped(DropReason::Unparsable));
         }
         match (frame.request.csum, frame.request.gso) {
-            (Some(at), Some(gso)) => self.cut(batch, len, at, gso),
+            (Some(_), Some(_)) => self.cut(batch, len, &frame.request),
             (Some(at), None) => self.sum(batch, len, at),
             (None, _) => Ok(Fate::Dropped(DropReason::Unparsable)),
         }
@@ -80,7 +80,7 @@ impl Lower {
             return Ok(Fate::Dropped(DropReason::Unparsable));
         }
         let frames = [TxFrame::private(0, bytes.len(), Request::default())];
-        let spans = [ReadSpan::local(bytes)];
+        let spans = [[ReadSpan::local(bytes), ReadSpan::local(&[])]];
         let mut whole = batch.private(&frames, &spans);
         self.below.transmit(&mut whole)?;
         Ok(if whole.frames().is_empty() { Fate::Sent } else { Fate::Full })
@@ -92,36 +92,26 @@ impl Lower {
         &mut self,
         batch: &TxBatch<'_>,
         len: usize,
-        at: CsumAt,
-        gso: GsoRequest,
+        request: &Request,
     ) -> Result<Fate, EndpointFault> {
-        let Self { below, can, frame, arena } = self;
+        let Self { below, can, frame, headers } = self;
         let whole = frame.get(..len).unwrap_or(&[]);
-        let Ok(mut segments) = Segments::new(whole, len, at, gso) else {
+        let Ok(mut segments) = Segments::new(whole, request) else {
             return Ok(Fate::Dropped(DropReason::Unparsable));
         };
         let mut begun = false;
         loop {
             let mut frames = [TxFrame::default(); BATCH];
-            let mut spans = [ReadSpan::local(&[]); BATCH];
+            let mut spans = [[ReadSpan::local(&[]); 2]; BATCH];
             let mut count = 0_usize;
-            let mut rest = &mut **arena;
-            let mut headers = [0; SEGMENT_HEADERS_MAX];
-            while count < BATCH
-                && let Some(segment) = segments.next_into(&mut headers)
-            {
-                let request = if can.contains(Offloads::CSUM) {
-                    segment.request()
-                } else {
-                    segment.complete(&mut headers, Sum::of(segment.payload_in(whole)));
-                    Request::default()
-                };
-                let Some((bytes, behind)) = lay_out(rest, &headers, whole, &segment) else { break };
-                rest = behind;
-                if let (Some(frame), Some(span)) = (frames.get_mut(count), spans.get_mut(count)) {
-                    *frame = TxFrame::private(count, bytes.len(), request);
-                    *span = ReadSpan::local(bytes);
-                }
+            let slots = headers.iter_mut().zip(&mut frames).zip(&mut spans);
+            for ((room, frame), spans) in slots {
+                let Some(segment) = segments.next_into(room) else { break };
+                let request = segment.finish(room, *can);
+                let head = room.get(..segment.header_len).unwrap_or(&[]);
+                let len = head.len().saturating_add(segment.payload.len());
+                *frame = TxFrame::private(count, len, request);
+                *spans = [ReadSpan::local(head), ReadSpan::local(segment.payload)];
                 count = count.wrapping_add(1);
             }
             if count == 0 {
@@ -140,31 +130,6 @@ impl Lower {
             }
             begun = true;
         }
-    }
-}
-
-/// Writes headers and payload of a segment to the front of `room`; returns them and the rest.
-fn lay_out<'r>(
-    room: &'r mut [u8],
-    headers: &[u8; SEGMENT_HEADERS_MAX],
-    frame: &[u8],
-    segment: &Segment,
-) -> Option<(&'r [u8], &'r mut [u8])> {
-    let headers = headers.get(..segment.header_len)?;
-    let payload = segment.payload_in(frame);
-    let len = headers.len().checked_add(payload.len())?;
-    let (bytes, behind) = room.split_at_mut_checked(len)?;
-    let (front, back) = bytes.split_at_mut_checked(headers.len())?;
-    copy(front, headers);
-    copy(back, payload);
-    Some((bytes, behind))
-}
-
-/// Copies between slices of one length; a difference, which no caller makes, copies nothing.
-fn copy(to: &mut [u8], from: &[u8]) {
-    if to.len() == from.len() {
-        #[expect(clippy::disallowed_methods, reason = "the lengths were just compared")]
-        to.copy_from_slice(from);
     }
 }
 

@@ -28,7 +28,7 @@ pub struct TxFrame {
 }
 
 impl TxFrame {
-    /// The frame in span `place` of [`TxBatch::private`], of `len` bytes.
+    /// The frame in the spans at `place` of [`TxBatch::private`], of `len` bytes.
     pub(super) fn private(place: usize, len: usize, request: Request) -> Self {
         let place = u16::try_from(place).unwrap_or(u16::MAX);
         let len = u32::try_from(len).unwrap_or(u32::MAX);
@@ -99,8 +99,8 @@ fn gather(batch: &Batch<DeviceReads>, row: Row) -> Option<[u8; HDR_LEN]> {
 enum Source<'a> {
     /// In the guest's buffers, by row.
     Guest(&'a Batch<DeviceReads>),
-    /// In private memory, one span per frame.
-    Private(&'a [ReadSpan<'a>]),
+    /// In private memory, two spans per frame.
+    Private(&'a [[ReadSpan<'a>; 2]]),
 }
 
 /// Frames from the guest, to be settled first to last.
@@ -139,7 +139,7 @@ impl<'a> TxBatch<'a> {
             }
             Source::Private(spans) => {
                 let place = usize::from(frame.place);
-                spans.get(place..=place).unwrap_or(&[])
+                spans.get(place).map_or(&[], |both| both)
             }
         }
     }
@@ -191,12 +191,13 @@ impl<'a> TxBatch<'a> {
         }
     }
 
-    /// A batch of private frames, frame `i` in `spans[i]`, under the same counters: for what has
-    /// been finished in software. Its frames are counted by whoever made them, drops by itself.
+    /// A batch of private frames, frame `i` in `spans[i]`, headers and payload, under the same
+    /// counters: for what has been finished in software. Its frames are counted by whoever made
+    /// them, drops by itself.
     pub(super) fn private<'b>(
         &self,
         frames: &'b [TxFrame],
-        spans: &'b [ReadSpan<'b>],
+        spans: &'b [[ReadSpan<'b>; 2]],
     ) -> TxBatch<'b>
     where
         'a: 'b,
