@@ -6,10 +6,10 @@
 //! ```text
 //!   virtio header        frame
 //!   +------------+  +----------+-----------+-----------+------------------+
-//!   | 12 bytes   |  | Ethernet | IPv4/IPv6 | TCP/UDP/..| payload          |
+//!   | 12-24 bytes|  | Ethernet | IPv4/IPv6 | TCP/UDP/..| payload          |
 //!   +------------+  +----------+-----------+-----------+------------------+
 //!    header.rs       parse.rs reads it, build.rs writes it
-//!                               checksum.rs completes it, segment.rs cuts it
+//!                               checksum.rs completes it, segment.rs cuts it, coalesce.rs joins it
 //!                               hash.rs names its flow, steer.rs the pair that gets it
 //! ```
 //!
@@ -36,6 +36,7 @@ extern crate std;
 
 pub mod build;
 pub mod checksum;
+pub mod coalesce;
 pub mod filter;
 pub mod guard;
 pub mod hash;

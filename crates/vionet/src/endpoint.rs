@@ -19,6 +19,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use vionet_frame::coalesce::Arrival;
 use vionet_frame::header::{Offloads, Request};
 
 #[cfg(feature = "std")]

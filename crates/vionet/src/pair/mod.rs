@@ -12,6 +12,7 @@
 
 #[cfg(feature = "std")]
 mod inlet;
+mod join;
 mod lower;
 mod rx;
 mod tx;

@@ -9,7 +9,7 @@
 //! The endpoint asks for a window, fills it, commits it. Only then is the virtio header written;
 //! a window that is not committed has cost nothing. All filled chains become used in one go.
 
-use vionet_frame::header::Request;
+use vionet_frame::header::{Offloads, Request};
 use vionet_queue::{Batch, DeviceWrites, Fault, Queue, ROWS_MAX, Row};
 use vionet_raw::{ReadSpan, WriteSpan, copy_behind, copy_in};
 use vionet_spec::net::{ETH_HDR_LEN, HDR_F_DATA_VALID, HDR_LEN, LINK_HDR_MAX};
@@ -122,6 +122,12 @@ impl<'a> RxSink<'a> {
     #[must_use]
     pub fn now(&self) -> Instant {
         self.now
+    }
+
+    /// What the guest takes unfinished.
+    #[must_use]
+    pub fn receives(&self) -> Offloads {
+        self.plan.receive
     }
 
     /// Room for one frame of up to `want` bytes, nothing consumed. `None` when there is no such

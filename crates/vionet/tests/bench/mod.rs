@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vionet::endpoint::{
-    Capabilities, EndpointFault, EndpointQueue, Inlet, Refused, RxHeader, RxSink, Settings,
-    TxBatch, Watch,
+    Arrival, Capabilities, EndpointFault, EndpointQueue, Inlet, Refused, RxHeader, RxSink,
+    Settings, TxBatch, Watch,
 };
 use vionet::stats::{DropReason, PairStats};
 use vionet::{
@@ -36,6 +36,8 @@ pub struct HostSide {
     pub fault: Option<EndpointFault>,
     pub opened_with: Vec<Settings>,
     pub by_window: bool,
+    /// All that is there is delivered at once, joined.
+    pub by_batch: bool,
     /// Others deliver, through this.
     pub inlet: Option<Arc<Inlet>>,
 }
@@ -65,6 +67,19 @@ impl EndpointQueue for TestQueue {
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
         let mut host = self.0.lock().unwrap();
+        if host.by_batch {
+            let frames: Vec<_> = host.to_deliver.drain(..).collect();
+            let arrivals = frames.iter().map(|(bytes, header)| Arrival {
+                bytes,
+                request: header.request,
+                header_len: header.header_len,
+                validated: header.validated,
+            });
+            let left = sink.push_joined(&arrivals.collect::<Vec<_>>());
+            let kept = frames.into_iter().enumerate().filter(|(at, _)| left >> at & 1 == 1);
+            host.to_deliver.extend(kept.map(|(_, frame)| frame));
+            return Ok(());
+        }
         while let Some((frame, header)) = host.to_deliver.pop_front() {
             if host.by_window {
                 let Some(window) = sink.window(frame.len() as u32) else {
