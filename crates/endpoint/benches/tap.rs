@@ -6,8 +6,10 @@
 //!   receive    tap1 --bridge--> tap0 --read--> pair or loop       filled first, then drained
 //! ```
 //!
-//! In turn, many short rounds; the ratio is the median of those of each round. It runs in a user
-//! and network namespace of its own; where it cannot have one it says so and ends.
+//! Behind `--`, a name asks for some rows only: way, bytes, buffers and buffers together, as in
+//! `receive-65014-16-8`, or the start of one. In turn, many short rounds; the ratio is the median
+//! of those of each round. It runs in a user and network namespace of its own; where it cannot have
+//! one it says so and ends.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::as_conversions,
@@ -34,6 +36,7 @@ use vionet_raw::host::tun::{self, TunOffloads};
 use vionet_raw::host::vector::{readv, writev};
 use vionet_raw::{Access, GuestAddr, Pushed, SpanStore};
 use vionet_spec::feature::{Feature, FeatureBits};
+use vionet_spec::net::HDR_LEN;
 use vionet_testkit::Treadmill;
 
 const RX: QueueIndex = QueueIndex(0);
@@ -43,18 +46,25 @@ const INSIDE: &str = "VIONET_TAP_BENCH_INSIDE";
 /// Bytes of a receive buffer as a Linux guest posts them, and of one that holds any frame.
 const PAGE: u32 = 4096;
 const WHOLE: u32 = 66_560;
+const OFFLOADS: TunOffloads = TunOffloads { csum: true, tso4: true, tso6: true, ecn: false };
 
 fn main() {
     if std::env::var_os(INSIDE).is_some() {
         return run();
     }
     let exe = std::env::current_exe().expect("this program");
-    let inside = Command::new("unshare").args(["-Urn"]).arg(exe).env(INSIDE, "1").status();
+    let inside =
+        Command::new("unshare").args(["-Urn"]).arg(exe).args(wanted()).env(INSIDE, "1").status();
     match inside {
         Ok(status) if status.success() => {}
         Ok(status) => println!("not measured: no namespace of our own, or no tap in it ({status})"),
         Err(cause) => println!("not measured: unshare (util-linux): {cause}"),
     }
+}
+
+/// The name on the command line; cargo has options of its own there.
+fn wanted() -> Option<String> {
+    std::env::args().skip(1).find(|word| !word.starts_with('-'))
 }
 
 fn ip(words: &str) {
@@ -139,19 +149,29 @@ fn pair(driver: &Treadmill, index: QueueIndex, tap: &mut Tap) -> Box<QueuePair> 
     out.expect("the pair is out")
 }
 
-/// The buffers of a driver, in runs of so many: guest memory is what both ways read and write.
-fn runs(driver: &Treadmill, len: u32, together: u16) -> SpanStore<256> {
+/// The memory of a driver's buffers in pieces of `len` bytes, as many as there are: guest memory is
+/// what all ways read and write.
+fn rooms(driver: &Treadmill, buffer: u32, len: u32) -> SpanStore<256> {
     let mut store = SpanStore::new(Arc::clone(driver.space()), Access::Both);
-    for first in (0..=driver.size() - together).step_by(together.into()) {
-        let bytes = len * u32::from(together);
-        assert_eq!(store.push(GuestAddr(driver.buffer(first)), bytes), Pushed::Added(1));
+    for room in 0..u64::from(u32::from(driver.size()) * buffer / len) {
+        let at = GuestAddr(driver.buffer(0) + u64::from(len) * room);
+        assert_eq!(store.push(at, len), Pushed::Added(1));
+    }
+    store
+}
+
+/// The buffers of a driver in the order of its ring.
+fn pieces(driver: &Treadmill, buffer: u32) -> SpanStore<256> {
+    let mut store = SpanStore::new(Arc::clone(driver.space()), Access::Both);
+    for slot in 0..driver.size() {
+        assert_eq!(store.push(GuestAddr(driver.buffer(slot)), buffer), Pushed::Added(1));
     }
     store
 }
 
 /// Seconds for `count` frames out of a bare loop.
 fn write_bare(tap: &tun::Tap, driver: &Treadmill, len: u32, count: usize) -> f64 {
-    let buffers = runs(driver, len, 1);
+    let buffers = rooms(driver, len, len);
     let start = Clock::now();
     for turn in 0..count {
         let buffer = buffers.readable(turn % 256, 1);
@@ -178,12 +198,13 @@ fn fill(far: &tun::Tap, message: &[u8], count: usize) {
     }
 }
 
-/// Seconds to drain `count` frames in a bare loop, each into one of `rooms`.
-fn read_bare(tap: &tun::Tap, rooms: &SpanStore<256>, count: usize) -> f64 {
-    let (start, mut seen) = (Clock::now(), 0);
-    while let Ok(len) = readv(tap.as_fd(), &mut [], rooms.writable(seen % rooms.len(), 1), &mut [])
-    {
-        seen += usize::from(len > 0);
+/// Seconds to drain `count` frames in a bare loop, each into so many `rooms`.
+fn read_bare(tap: &tun::Tap, rooms: &SpanStore<256>, each: usize, count: usize) -> f64 {
+    let (start, mut seen, frames) = (Clock::now(), 0, rooms.len() / each);
+    loop {
+        let room = rooms.writable(seen % frames * each, each);
+        let Ok(1..) = readv(tap.as_fd(), &mut [], room, &mut []) else { break };
+        seen += 1;
     }
     assert_eq!(seen, count, "frames were lost on the way");
     start.elapsed().as_secs_f64()
@@ -215,83 +236,132 @@ fn median(values: &mut [f64]) -> f64 {
     values[values.len() / 2]
 }
 
-fn report(way: &str, (len, buffers): (usize, usize), count: usize, mut rounds: Vec<(f64, f64)>) {
-    let mut ratios: Vec<f64> = rounds.iter().map(|(bare, pair)| bare / pair).collect();
-    let middle = median(&mut ratios);
-    let (least, most) = (ratios[0], ratios[ratios.len() - 1]);
-    let mut rate = |of: fn(&(f64, f64)) -> f64| {
-        median(
-            &mut rounds.iter_mut().map(|round| count as f64 / of(round) / 1e3).collect::<Vec<_>>(),
-        )
+/// What a row is about: bytes of a frame, buffers it takes, how many of them lie together.
+#[derive(Clone, Copy)]
+struct Row {
+    way: &'static str,
+    len: usize,
+    buffers: usize,
+    together: u16,
+}
+
+impl Row {
+    fn is_wanted(&self) -> bool {
+        let Self { way, len, buffers, together } = self;
+        let name = format!("{way}-{len}-{buffers}-{together}");
+        wanted().is_none_or(|wanted| name.starts_with(&wanted))
+    }
+}
+
+/// One round, in seconds: the bare loops into one piece and into the pair's pieces, and the pair.
+#[derive(Clone, Copy)]
+struct Round {
+    whole: f64,
+    pieces: f64,
+    pair: f64,
+}
+
+fn report(row: &Row, count: usize, rounds: &[Round]) {
+    let ratio = |of: fn(&Round) -> f64| {
+        let mut ratios: Vec<f64> = rounds.iter().map(|round| of(round) / round.pair).collect();
+        let middle = median(&mut ratios);
+        format!("{middle:.2} {:.2}..{:.2}", ratios[0], ratios[ratios.len() - 1])
     };
-    let [bare, pair] = [rate(|round| round.0), rate(|round| round.1)];
+    let rate = |of: fn(&Round) -> f64| {
+        median(&mut rounds.iter().map(|round| count as f64 / of(round) / 1e3).collect::<Vec<_>>())
+    };
+    let Row { way, len, buffers, together } = row;
     println!(
-        "  {way:<9} {len:>6} {buffers:>7} {bare:>9.0} {pair:>10.0}      {middle:.2}  \
-         {least:.2}..{most:.2}"
+        "  {way:<9} {len:>6} {buffers:>7} {together:>8} {:>6.0} {:>6.0} {:>6.0}   {}   {}",
+        rate(|round| round.whole),
+        rate(|round| round.pieces),
+        rate(|round| round.pair),
+        ratio(|round| round.whole),
+        ratio(|round| round.pieces),
     );
 }
 
 fn run() {
     set_up();
     println!(
-        "  way        bytes buffers  loop k/s   pair k/s     ratio  spread of {ROUNDS} rounds"
+        "  thousands of frames a second, medians of {ROUNDS} rounds; ratios with their spread"
+    );
+    println!(
+        "  way        bytes buffers together   loop  readv   pair   pair/loop         pair/readv"
     );
     for (len, count) in [(64, 25_600), (1514, 12_800), (65_014, 1_280)] {
-        let message = message(len);
-        let rounds = (0..=ROUNDS).map(|_| {
-            let len = message.len() as u32;
-            let mut driver = Treadmill::new(Format::Split, false, len);
-            driver.fill(&message);
-            let bare = write_bare(&tun::Tap::open("tap0").expect("a tap"), &driver, len, count);
-            let mut tap = Tap::open("tap0").expect("a tap");
-            let mut pair = pair(&driver, TX, &mut tap);
-            (bare, write_pair(&mut pair, &mut driver, count))
-        });
+        let row = Row { way: "transmit", len, buffers: 1, together: 256 };
+        if !row.is_wanted() {
+            continue;
+        }
+        let rounds: Vec<_> = (0..=ROUNDS).map(|_| transmit_round(&row, count)).collect();
         // The first warms up.
-        report("transmit", (len, 1), count, rounds.skip(1).collect());
+        report(&row, count, &rounds[1..]);
     }
     for name in ["tap0", "tap1"] {
         ip(&format!("link set {name} master bridge0"));
     }
-    for (len, count, buffer) in
-        [(64, 3_000, PAGE), (1514, 3_000, PAGE), (65_014, 500, PAGE), (65_014, 500, WHOLE)]
-    {
-        let message = message(len);
-        let buffers = message.len().div_ceil(buffer as usize);
+    for (len, count, buffer, together) in [
+        (64, 3_000, PAGE, 8),
+        (1514, 3_000, PAGE, 8),
+        (65_014, 500, WHOLE, 256),
+        (65_014, 500, PAGE, 256),
+        (65_014, 500, PAGE, 8),
+        (65_014, 500, PAGE, 1),
+    ] {
+        let buffers = (HDR_LEN + len).div_ceil(buffer as usize);
+        let row = Row { way: "receive", len, buffers, together };
+        if !row.is_wanted() {
+            continue;
+        }
         let far = tun::Tap::open("tap1").expect("a tap");
-        far.set_offloads(TunOffloads { csum: true, tso4: true, tso6: true, ecn: false })
-            .expect("offloads");
-        let rounds = (0..=ROUNDS).map(|_| {
-            let mut driver = Treadmill::new(Format::Split, true, buffer);
-            // No page of it is new when the clock runs.
-            driver.fill(&vec![1; buffer as usize]);
-            let bare = {
-                let near = tun::Tap::open("tap0").expect("a tap");
-                near.set_offloads(TunOffloads { csum: true, tso4: true, tso6: true, ecn: false })
-                    .expect("offloads");
-                ready(&near, &far);
-                fill(&far, &message, count);
-                read_bare(&near, &runs(&driver, buffer, buffers as u16), count)
-            };
-            let mut tap = Tap::open("tap0").expect("a tap");
-            let mut pair = pair(&driver, RX, &mut tap);
-            driver.post(driver.size());
-            let probe = message.clone();
-            // The port forwards a moment after its carrier is there.
-            let start = Clock::now();
-            while driver.used() == 0 {
-                assert!(start.elapsed().as_secs() < 10, "the bridge forwards nothing");
-                fill(&far, &probe, 1);
-                assert!(pair.service(Instant::from_nanos(0)).fault.is_none());
-            }
-            std::thread::sleep(Duration::from_millis(2));
-            while pair.service(Instant::from_nanos(0)).worked {}
-            driver.post(driver.used());
-            fill(&far, &message, count);
-            (bare, read_pair(&mut pair, &mut driver, count, buffers))
-        });
-        report("receive", (len, buffers), count, rounds.skip(1).collect());
+        far.set_offloads(OFFLOADS).expect("offloads");
+        let rounds: Vec<_> =
+            (0..=ROUNDS).map(|_| receive_round(&row, buffer, count, &far)).collect();
+        report(&row, count, &rounds[1..]);
     }
+}
+
+fn transmit_round(row: &Row, count: usize) -> Round {
+    let message = message(row.len);
+    let len = message.len() as u32;
+    let mut driver = Treadmill::new(Format::Split, false, len);
+    driver.fill(&message);
+    let whole = write_bare(&tun::Tap::open("tap0").expect("a tap"), &driver, len, count);
+    let mut tap = Tap::open("tap0").expect("a tap");
+    let mut pair = pair(&driver, TX, &mut tap);
+    Round { whole, pieces: whole, pair: write_pair(&mut pair, &mut driver, count) }
+}
+
+fn receive_round(row: &Row, buffer: u32, count: usize, far: &tun::Tap) -> Round {
+    let message = message(row.len);
+    let mut driver = Treadmill::in_runs(Format::Split, true, buffer, row.together);
+    // No page of it is new when the clock runs.
+    driver.fill(&vec![1; buffer as usize]);
+    let bare = |store: &SpanStore<256>, each: usize| {
+        let near = tun::Tap::open("tap0").expect("a tap");
+        near.set_offloads(OFFLOADS).expect("offloads");
+        ready(&near, far);
+        fill(far, &message, count);
+        read_bare(&near, store, each, count)
+    };
+    let whole = bare(&rooms(&driver, buffer, buffer * row.buffers as u32), 1);
+    let pieces = bare(&pieces(&driver, buffer), row.buffers);
+    let mut tap = Tap::open("tap0").expect("a tap");
+    let mut pair = pair(&driver, RX, &mut tap);
+    driver.post(driver.size());
+    // The port forwards a moment after its carrier is there.
+    let start = Clock::now();
+    while driver.used() == 0 {
+        assert!(start.elapsed().as_secs() < 10, "the bridge forwards nothing");
+        fill(far, &message, 1);
+        assert!(pair.service(Instant::from_nanos(0)).fault.is_none());
+    }
+    std::thread::sleep(Duration::from_millis(2));
+    while pair.service(Instant::from_nanos(0)).worked {}
+    driver.post(driver.used());
+    fill(far, &message, count);
+    Round { whole, pieces, pair: read_pair(&mut pair, &mut driver, count, row.buffers) }
 }
 
 /// Waits until what goes into `far` comes out of `near`.

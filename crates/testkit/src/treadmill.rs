@@ -19,16 +19,28 @@ pub struct Treadmill {
     format: Format,
     writable: bool,
     len: u32,
+    /// So many buffers lie one behind the other: a power of two.
+    together: u16,
     next: u32,
 }
 
 impl Treadmill {
-    /// A driver of buffers of `len` bytes.
+    /// A driver of buffers of `len` bytes, one behind the other.
     #[must_use]
     pub fn new(format: Format, writable: bool, len: u32) -> Self {
+        Self::in_runs(format, writable, len, SIZE)
+    }
+
+    /// The same, but only `together` buffers lie one behind the other: the next ones are elsewhere.
+    ///
+    /// # Panics
+    /// When `together` is no power of two up to the ring's size.
+    #[must_use]
+    pub fn in_runs(format: Format, writable: bool, len: u32, together: u16) -> Self {
+        assert!(together.is_power_of_two() && together <= SIZE, "runs of {together}");
         let bytes = usize::from(SIZE) * len as usize;
         let ram = GuestRam::new(&[(RING, 0x1_0000), (BUFFERS, bytes.next_multiple_of(4096))]);
-        let driver = Self { ram, format, writable, len, next: 0 };
+        let driver = Self { ram, format, writable, len, together, next: 0 };
         for slot in 0..SIZE {
             let at = driver.buffer(slot);
             match format {
@@ -104,10 +116,13 @@ impl Treadmill {
         self.ram.read_u16(RING + 0x4002)
     }
 
-    /// Where buffer `slot` is; they lie one behind the other.
+    /// Where buffer `slot` is; the first is the lowest.
     #[must_use]
     pub fn buffer(&self, slot: u16) -> u64 {
-        BUFFERS + u64::from(self.len) * u64::from(slot)
+        // Every run has a place, seven runs behind that of the one before.
+        let (run, within) = (slot / self.together, slot % self.together);
+        let run = run.wrapping_mul(7) % (SIZE / self.together);
+        BUFFERS + u64::from(self.len) * u64::from(run * self.together + within)
     }
 
     fn slot(&self, slot: u16) -> u64 {
