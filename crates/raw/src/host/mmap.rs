@@ -234,4 +234,79 @@ mod tests {
         let file = memory_file("part", 8192).unwrap();
         assert_eq!(map_of(&file, 100, 5000).len(), 5000);
     }
+
+    /// Two regions of a page each, one behind the other in this process and for the guest.
+    fn touching() -> SpanStore<6> {
+        let whole = Mapping::guarded(8192).unwrap().into_region(GuestAddr(0), UserAddr(0));
+        let (base, owner) = (NonNull::new(whole.base()).unwrap(), Arc::new(whole));
+        let regions = [0, 4096].map(|at: u64| {
+            // SAFETY: a page of the mapping, of which no reference is ever made.
+            let base = unsafe { base.add(usize::try_from(at).unwrap()) };
+            // SAFETY: likewise; `owner` keeps it.
+            unsafe { Region::from_raw(GuestAddr(at), UserAddr(at), base, 4096, owner.clone()) }
+        });
+        let map = MemoryMap::new(regions.into()).unwrap();
+        SpanStore::new(Arc::new(AddressSpace::new(Arc::new(map))), crate::Access::Both)
+    }
+
+    /// The lengths of what becomes of these buffers; and, written in order, they hold what the
+    /// buffers themselves would.
+    fn joined(buffers: &[(u64, u32)]) -> Vec<usize> {
+        let written = |is_joined: bool| {
+            let mut store = touching();
+            for (at, len) in buffers {
+                assert!(matches!(store.push(GuestAddr(*at), *len), crate::Pushed::Added(_)));
+            }
+            let len = store.len();
+            let spans =
+                if is_joined { store.writable_joined(0, len) } else { store.writable(0, len) };
+            let lens: Vec<usize> = spans.iter().map(crate::WriteSpan::len).collect();
+            let bytes: Vec<u8> = (0..lens.iter().sum()).map(|i| (i % 251) as u8 + 1).collect();
+            assert_eq!(crate::copy_in(spans, 0, &bytes), bytes.len());
+            let mut memory = vec![0; 8192];
+            assert!(store.space().read(GuestAddr(0), &mut memory));
+            (lens, memory)
+        };
+        let ((lens, memory), (_, expected)) = (written(true), written(false));
+        assert!(memory == expected, "{buffers:?}");
+        lens
+    }
+
+    #[test]
+    fn spans_are_joined_where_one_begins_at_the_end_of_the_other() {
+        assert_eq!(joined(&[(0, 12), (12, 100), (112, 8)]), [120]);
+        assert_eq!(joined(&[(0, 12), (13, 100), (113, 8)]), [12, 108]);
+        assert_eq!(joined(&[(100, 10), (90, 10), (100, 10)]), [10, 20]);
+        assert_eq!(joined(&[(0, 10), (10, 0), (10, 10)]), [20]);
+    }
+
+    #[test]
+    fn spans_that_overlap_are_not_joined() {
+        assert_eq!(joined(&[(0, 100), (50, 100), (0, 100), (0, 100)]), [100; 4]);
+        assert_eq!(joined(&[(0, 100), (99, 1), (100, 5)]), [100, 6]);
+    }
+
+    #[test]
+    fn spans_are_not_joined_across_the_end_of_a_region_even_if_memory_goes_on() {
+        assert_eq!(joined(&[(4000, 96), (4096, 100), (4196, 4)]), [96, 104]);
+        assert_eq!(joined(&[(4000, 196), (4196, 4)]), [96, 104]);
+        // Only the region that answered last is known.
+        assert_eq!(joined(&[(5000, 10), (5010, 10), (0, 10)]), [10, 10, 10]);
+    }
+
+    #[test]
+    fn without_room_behind_them_spans_come_as_they_are() {
+        assert_eq!(joined(&[(0, 10), (10, 10), (20, 10), (40, 9)]), [30, 9]);
+        assert_eq!(joined(&[(0, 9), (10, 9), (20, 9), (29, 9)]), [9; 4]);
+        assert_eq!(joined(&[(0, 9), (9, 9), (20, 9), (30, 9), (40, 9)]), [9; 5]);
+    }
+
+    #[test]
+    fn a_range_that_is_not_in_the_store_is_no_spans() {
+        let mut store = touching();
+        assert_eq!(store.push(GuestAddr(0), 9), crate::Pushed::Added(1));
+        for (start, count) in [(0, 2), (1, 1), (0, 0), (usize::MAX, 1), (1, usize::MAX)] {
+            assert!(store.writable_joined(start, count).is_empty());
+        }
+    }
 }

@@ -3,7 +3,9 @@
 mod map;
 #[cfg(loom)]
 pub mod model;
+mod near;
 mod packed;
+mod pushed;
 mod ring;
 mod span;
 mod sync;
@@ -11,8 +13,9 @@ mod translate;
 
 pub use map::{AddressSpace, GuestAddr, MapError, MemoryMap, Region, UserAddr};
 pub use packed::{PackedDescriptor, PackedDescriptors};
+pub use pushed::Pushed;
 pub use ring::{Cell, Descriptor, SharedIndex, SharedRing, UsedElem};
-pub use span::{Pushed, ReadSpan, SpanStore, WriteSpan, copy_behind, copy_in, copy_out};
+pub use span::{ReadSpan, SpanStore, WriteSpan, copy_behind, copy_in, copy_out};
 pub use sync::fence;
 pub use translate::{Access, Translate, Untranslated};
 

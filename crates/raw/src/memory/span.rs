@@ -11,7 +11,9 @@ use core::marker::PhantomData;
 use core::ptr;
 
 use super::map::{AddressSpace, GuestAddr};
-use super::translate::{Access, Untranslated};
+use super::near::Near;
+use super::pushed::Pushed;
+use super::translate::Access;
 use super::{once, prefetch, prefetch_to_write};
 
 /// Memory that may be copied out of; never written, never seen as `&[u8]`.
@@ -308,29 +310,6 @@ impl AddressSpace {
     }
 }
 
-/// What became of a pushed buffer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub enum Pushed {
-    /// It is in the store, as this many spans.
-    Added(usize),
-    /// The store has no room for it; nothing was added.
-    Full,
-    /// Part of it is not mapped, or not allowed; nothing was added.
-    Unmapped,
-    /// The platform does not know yet where part of it is; nothing was added.
-    Missing,
-}
-
-impl From<Untranslated> for Pushed {
-    fn from(why: Untranslated) -> Self {
-        match why {
-            Untranslated::Missing => Self::Missing,
-            Untranslated::Denied => Self::Unmapped,
-        }
-    }
-}
-
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Run {
@@ -349,26 +328,6 @@ pub struct SpanStore<const N: usize> {
     near: Near,
     access: Access,
     space: Arc<AddressSpace>,
-}
-
-/// A region of the store's address space, close at hand: buffers lie together.
-#[derive(Clone, Copy)]
-struct Near {
-    guest: u64,
-    len: usize,
-    base: *mut u8,
-}
-
-impl Near {
-    const NOTHING: Self = Self { guest: 0, len: 0, base: ptr::null_mut() };
-
-    /// Where `len` bytes at `at` are mapped, when all of them lie in this region.
-    #[inline]
-    fn find(&self, at: u64, len: usize) -> Option<*mut u8> {
-        let offset = usize::try_from(at.wrapping_sub(self.guest)).ok()?;
-        let end = offset.checked_add(len)?;
-        if end <= self.len { Some(self.base.wrapping_add(offset)) } else { None }
-    }
 }
 
 // SAFETY: the runs point into memory that `space` keeps mapped, whichever thread has the store.
@@ -472,8 +431,7 @@ impl<const N: usize> SpanStore<N> {
         if !self.space.is_translated()
             && let Some(region) = self.space.map().regions().get(self.hint)
         {
-            let (guest, len) = (region.guest().0, region.len());
-            self.near = Near { guest, len, base: region.base() };
+            self.near = Near::new(region);
         }
         if room >= len {
             return self.add(base.as_ptr(), len);
@@ -575,6 +533,47 @@ impl<const N: usize> SpanStore<N> {
         let runs = self.range(start, count);
         // SAFETY: as in `readable`.
         unsafe { core::slice::from_raw_parts(runs.as_ptr().cast(), runs.len()) }
+    }
+
+    /// The spans that [`Self::writable`] gives, those that lie one behind the other as one: for the
+    /// kernel, which pays for each. Nothing is joined across the end of a region, whatever lies
+    /// behind it in this process, and only in the region that answered last.
+    ///
+    /// They lie behind what the store holds; with no room left there they come as they are.
+    #[inline]
+    #[must_use]
+    pub fn writable_joined(&mut self, start: usize, count: usize) -> &[WriteSpan<'_>] {
+        let len = self.join(start, count);
+        let runs = match len {
+            Some(len) => self.runs.get(self.len..self.len.wrapping_add(len)).unwrap_or(&[]),
+            None => self.range(start, count),
+        };
+        // SAFETY: as in `readable`; a joined run is what its parts are, in one region.
+        unsafe { core::slice::from_raw_parts(runs.as_ptr().cast(), runs.len()) }
+    }
+
+    /// Joins spans behind what the store holds; how many they are now.
+    #[inline]
+    fn join(&mut self, start: usize, count: usize) -> Option<usize> {
+        let near = self.near;
+        let (held, free) = self.runs.split_at_mut_checked(self.len)?;
+        let mut parts = held.get(start..)?.get(..count)?.iter();
+        let mut done = 0_usize;
+        let mut last = *parts.next()?;
+        for part in parts {
+            if last.base.wrapping_add(last.len) == part.base
+                && near.holds(last.base, last.len)
+                && near.holds(part.base, part.len)
+            {
+                last.len = last.len.wrapping_add(part.len);
+                continue;
+            }
+            *free.get_mut(done)? = last;
+            done = done.wrapping_add(1);
+            last = *part;
+        }
+        *free.get_mut(done)? = last;
+        Some(done.wrapping_add(1))
     }
 
     #[inline]
