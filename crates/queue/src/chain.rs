@@ -440,6 +440,14 @@ impl Batch<DeviceWrites> {
         self.store.writable(start, last.end().saturating_sub(start))
     }
 
+    /// The same, with spans that lie one behind the other as one.
+    #[inline]
+    #[must_use]
+    pub fn payload_joined(&mut self, first: Row, last: Row) -> &[WriteSpan<'_>] {
+        let start = first.payload_start();
+        self.store.writable_joined(start, last.end().saturating_sub(start))
+    }
+
     /// The chain at `index`, if it is one buffer in one piece with room for `want` bytes behind
     /// the lead, as most are.
     #[inline]

@@ -143,7 +143,7 @@ impl<'a> RxSink<'a> {
             return Some(self.batch.payload(row, row));
         }
         let (first, last) = self.reach(want)?;
-        Some(self.batch.payload(first, last))
+        Some(self.batch.payload_joined(first, last))
     }
 
     /// The longest frame that fits now, in bytes; 0 when there is no room or this step has
