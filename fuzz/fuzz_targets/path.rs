@@ -75,7 +75,7 @@ struct Device {
 
 impl Device {
     fn new(endpoint: Box<dyn Endpoint>, last: u8, bits: FeatureBits) -> Self {
-        let config = NicConfig { mac: [2, 0, 0, 0, 0, last], mtu: 1500 };
+        let config = NicConfig { mac: [2, 0, 0, 0, 0, last], mtu: 1500, ..NicConfig::default() };
         let nic = Nic::new(config, endpoint.capabilities());
         let mut device = Self { endpoint, nic, pair: None, faults: [0; 2] };
         device.apply(Op::Negotiate(bits)).expect("features that are offered");
@@ -97,6 +97,7 @@ impl Device {
                     let pair = self.pair.take();
                     self.nic.returned(index, pair, &mut effects);
                 }
+                Effect::Adapt(_) | Effect::Interrupt(_) | Effect::ControlFault(_) | Effect::ConfigChanged => {}
                 Effect::Done(outcome) => result = outcome,
             }
         }

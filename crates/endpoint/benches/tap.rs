@@ -119,7 +119,10 @@ fn message(len: usize) -> Vec<u8> {
 
 /// A pair at work on one queue of `tap`.
 fn pair(driver: &Treadmill, index: QueueIndex, tap: &mut Tap) -> Box<QueuePair> {
-    let mut nic = Nic::new(NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }, tap.capabilities());
+    let mut nic = Nic::new(
+        NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, ..NicConfig::default() },
+        tap.capabilities(),
+    );
     let bits = FeatureBits::of(&[
         Feature::VERSION_1,
         Feature::MRG_RXBUF,
@@ -142,6 +145,10 @@ fn pair(driver: &Treadmill, index: QueueIndex, tap: &mut Tap) -> Box<QueuePair> 
                 Effect::Open(settings) => nic.opened(tap.open(&settings), &mut effects),
                 Effect::Start(pair) => out = Some(pair),
                 Effect::Recall(_) => panic!("nothing is out yet"),
+                Effect::Adapt(_)
+                | Effect::Interrupt(_)
+                | Effect::ControlFault(_)
+                | Effect::ConfigChanged => {}
                 Effect::Done(result) => result.expect("a good setup"),
             }
         }

@@ -14,7 +14,15 @@ const MTU: u16 = 65_535;
 
 fn all() -> Capabilities {
     let all = Offloads::ALL.difference(Offloads::UFO | Offloads::USO);
-    Capabilities { transmit: all, receive: all, pairs_max: 1, mtu: MTU }
+    Capabilities { transmit: all, receive: all, pairs_max: vionet::PAIRS_MAX, mtu: MTU }
+}
+
+/// A queue of this kind for each pair.
+fn each<Q: EndpointQueue + 'static>(
+    settings: &Settings,
+    queue: impl Fn() -> Q,
+) -> Vec<Box<dyn EndpointQueue>> {
+    (0..settings.pairs).map(|_| -> Box<dyn EndpointQueue> { Box::new(queue()) }).collect()
 }
 
 /// Takes every frame and brings none.
@@ -30,8 +38,12 @@ impl Endpoint for Null {
         all()
     }
 
-    fn open(&mut self, _settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
-        Ok(vec![Box::new(NullQueue)])
+    fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
+        Ok(each(settings, || NullQueue))
+    }
+
+    fn adapt(&mut self, _settings: &Settings) -> Result<(), OpenError> {
+        Ok(())
     }
 }
 
@@ -69,14 +81,17 @@ impl Endpoint for Echo {
         Capabilities { transmit: Offloads::NONE, receive: Offloads::NONE, ..all() }
     }
 
-    fn open(&mut self, _settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
-        let frames = vec![0; FRAME_MAX.saturating_mul(4)].into_boxed_slice();
-        Ok(vec![Box::new(EchoQueue {
-            frames,
+    fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
+        Ok(each(settings, || EchoQueue {
+            frames: vec![0; FRAME_MAX.saturating_mul(4)].into_boxed_slice(),
             lengths: Vec::with_capacity(ECHOES),
             used: 0,
             full: false,
-        })])
+        }))
+    }
+
+    fn adapt(&mut self, _settings: &Settings) -> Result<(), OpenError> {
+        Ok(())
     }
 }
 
@@ -172,8 +187,12 @@ impl Endpoint for Flood {
         all()
     }
 
-    fn open(&mut self, _settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
-        Ok(vec![Box::new(FloodQueue { frame: self.frame.clone() })])
+    fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
+        Ok(each(settings, || FloodQueue { frame: self.frame.clone() }))
+    }
+
+    fn adapt(&mut self, _settings: &Settings) -> Result<(), OpenError> {
+        Ok(())
     }
 }
 

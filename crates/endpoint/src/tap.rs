@@ -112,6 +112,18 @@ impl Tap {
     }
 }
 
+impl Tap {
+    /// What the guest agreed to, and no more: the driver before may have agreed to more.
+    fn set_offloads(&self, settings: &Settings) -> Result<(), OpenError> {
+        if !self.tap.has_vnet_header() {
+            return Ok(());
+        }
+        self.tap.set_offloads(tun_offloads(settings.receive)).map_err(|cause| {
+            error(OpenKind::Host, format!("{}: setting offloads: {cause}", self.label))
+        })
+    }
+}
+
 fn tun_offloads(wish: Offloads) -> TunOffloads {
     TunOffloads {
         csum: wish.contains(Offloads::CSUM),
@@ -132,13 +144,12 @@ impl Endpoint for Tap {
     }
 
     fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
-        if self.tap.has_vnet_header() {
-            // What the guest agreed to, and no more: the driver before may have agreed to more.
-            self.tap.set_offloads(tun_offloads(settings.receive)).map_err(|cause| {
-                error(OpenKind::Host, format!("{}: setting offloads: {cause}", self.label))
-            })?;
-        }
+        self.set_offloads(settings)?;
         Ok(vec![Box::new(TapQueue::new(Arc::clone(&self.tap), settings))])
+    }
+
+    fn adapt(&mut self, settings: &Settings) -> Result<(), OpenError> {
+        self.set_offloads(settings)
     }
 }
 

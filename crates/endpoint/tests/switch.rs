@@ -51,7 +51,7 @@ fn mac(last: u8) -> [u8; 6] {
 impl Guest {
     fn new(switch: &Switch, last: u8, isolated: bool, features: &[Feature]) -> Self {
         let port = switch.port(PortConfig { mac: mac(last), isolated }).unwrap();
-        let config = NicConfig { mac: mac(last), mtu: 1500 };
+        let config = NicConfig { mac: mac(last), mtu: 1500, ..NicConfig::default() };
         let device = Device::new(config, Box::new(port)).unwrap();
         let ram = GuestRam::new(&[(0x1_0000, 0x1_0000), (0x2_0000, 0x1_0000), (FRAMES, 0x80_0000)]);
         let rx = SplitDriver::new(&ram, 0x1_0000, SIZE, false, 0);
@@ -329,7 +329,7 @@ fn a_guest_that_cannot_be_interrupted_holds_up_itself_alone() {
     let full = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     let call = Call(full.try_clone().unwrap());
     rustix::io::write(&full, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-    stuck.device.apply(Op::SetInterrupt(RX, Some(Box::new(call)))).unwrap();
+    stuck.device.apply(Op::SetInterrupt(RX, Some(Arc::new(call)))).unwrap();
     for _ in 0..20 {
         a.send(&PLAIN, &frame(ALL, mac(1), &[0; 50]));
     }

@@ -41,7 +41,8 @@ impl Guest {
     fn new(switch: &Switch, last: u8) -> Self {
         let mac = [2, 0, 0, 0, 0, last];
         let port = switch.port(PortConfig { mac, isolated: false }).unwrap();
-        let nic = Nic::new(NicConfig { mac, mtu: 1500 }, port.capabilities());
+        let nic =
+            Nic::new(NicConfig { mac, mtu: 1500, ..NicConfig::default() }, port.capabilities());
         let ram = GuestRam::new(&[(0x1_0000, 0x1_0000), (0x2_0000, 0x1_0000), (FRAMES, 0x20_0000)]);
         let rings = [0x1_0000, 0x2_0000].map(|at| SplitDriver::new(&ram, at, SIZE, false, 0));
         let mut guest = Self { nic, port, pair: None, ram, rings };
@@ -72,6 +73,10 @@ impl Guest {
                 }
                 Effect::Recall(index) => self.nic.returned(index, self.pair.take(), &mut effects),
                 Effect::Start(pair) => self.pair = Some(pair),
+                Effect::Adapt(_)
+                | Effect::Interrupt(_)
+                | Effect::ControlFault(_)
+                | Effect::ConfigChanged => {}
                 Effect::Done(outcome) => outcome.unwrap(),
             }
         }

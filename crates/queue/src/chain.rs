@@ -19,9 +19,17 @@ pub const CHAIN_MAX: u16 = 1024;
 pub trait Direction: sealed::Sealed {
     /// Whether the device writes them.
     const WRITABLE: bool;
-    /// The flags of a descriptor that is a chain by itself.
+    /// Whether the device reads the first buffers of a chain and writes those behind.
+    const MIXED: bool = false;
+    /// The flags of a descriptor that is a chain by itself; none are in a queue of mixed chains.
     #[doc(hidden)]
-    const BARE: u16 = if Self::WRITABLE { DESC_F_WRITE } else { 0 };
+    const BARE: u16 = if Self::MIXED {
+        u16::MAX
+    } else if Self::WRITABLE {
+        DESC_F_WRITE
+    } else {
+        0
+    };
 }
 
 /// Buffers that the device reads: a transmit queue.
@@ -30,6 +38,15 @@ pub struct DeviceReads;
 /// Buffers that the device writes: a receive queue.
 #[derive(Debug)]
 pub struct DeviceWrites;
+
+/// Buffers that the device reads, then others that it writes: a control queue.
+#[derive(Debug)]
+pub struct Command;
+
+impl Direction for Command {
+    const WRITABLE: bool = true;
+    const MIXED: bool = true;
+}
 
 impl Direction for DeviceReads {
     const WRITABLE: bool = false;
@@ -43,6 +60,7 @@ mod sealed {
     pub trait Sealed {}
     impl Sealed for super::DeviceReads {}
     impl Sealed for super::DeviceWrites {}
+    impl Sealed for super::Command {}
 }
 
 /// One chain of a batch.
@@ -184,11 +202,18 @@ pub(crate) struct Draft {
     start: usize,
     lead_spans: usize,
     bytes: u32,
+    /// Bytes of the lead, or what the device is to read of a mixed chain.
+    lead: u32,
 }
 
 impl Draft {
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// Whether a mixed chain has come to the buffers that the device writes.
+    pub(crate) fn is_past_lead(&self) -> bool {
+        self.bytes > self.lead
     }
 }
 
@@ -308,7 +333,8 @@ impl<D: Direction> Batch<D> {
 
     #[inline]
     pub(crate) fn draft(&self) -> Draft {
-        Draft { start: self.store.len(), lead_spans: 0, bytes: 0 }
+        let lead = if D::MIXED { 0 } else { self.lead };
+        Draft { start: self.store.len(), lead_spans: 0, bytes: 0, lead }
     }
 
     /// Adds a buffer to the draft, split where the lead ends.
@@ -330,14 +356,29 @@ impl<D: Direction> Batch<D> {
         Ok(())
     }
 
+    /// Adds a buffer of a mixed chain.
+    #[cold]
+    pub(crate) fn extend_mixed(
+        &mut self,
+        draft: &mut Draft,
+        at: u64,
+        len: u32,
+        writable: bool,
+    ) -> Result<(), Refused> {
+        let total = draft.bytes.checked_add(len).ok_or(Refused::TooManyBytes)?;
+        let access = if writable { Access::Write } else { Access::Read };
+        let spans = added(self.store.push_for(access, GuestAddr(at), len))?;
+        draft.bytes = total;
+        if !writable {
+            draft.lead = total;
+            draft.lead_spans = draft.lead_spans.saturating_add(spans);
+        }
+        Ok(())
+    }
+
     #[inline]
     fn push(&mut self, at: u64, len: u32) -> Result<usize, Refused> {
-        match self.store.push(GuestAddr(at), len) {
-            Pushed::Added(spans) => Ok(spans),
-            Pushed::Full => Err(Refused::Full),
-            Pushed::Unmapped => Err(Refused::Unmapped),
-            Pushed::Missing => Err(Refused::Missing),
-        }
+        added(self.store.push(GuestAddr(at), len))
     }
 
     /// Makes a row of the draft.
@@ -346,7 +387,7 @@ impl<D: Direction> Batch<D> {
         let narrow = |spans: usize| u16::try_from(spans).unwrap_or(u16::MAX);
         let row = Row {
             bytes: draft.bytes,
-            payload_bytes: draft.bytes.saturating_sub(self.lead),
+            payload_bytes: draft.bytes.saturating_sub(draft.lead),
             written: 0,
             start: narrow(draft.start),
             id,
@@ -354,7 +395,7 @@ impl<D: Direction> Batch<D> {
                 lead_spans: narrow(draft.lead_spans),
                 spans: narrow(self.store.len().saturating_sub(draft.start)),
                 slots,
-                missing: u16::try_from(self.lead.saturating_sub(draft.bytes)).unwrap_or(u16::MAX),
+                missing: u16::try_from(draft.lead.saturating_sub(draft.bytes)).unwrap_or(u16::MAX),
             },
         };
         if let Some(slot) = self.rows.get_mut(self.end) {
@@ -397,6 +438,44 @@ impl<D: Direction> Batch<D> {
     pub(crate) fn clear(&mut self) {
         (self.first, self.end) = (0, 0);
         self.store.truncate(0);
+    }
+}
+
+#[inline]
+fn added(pushed: Pushed) -> Result<usize, Refused> {
+    match pushed {
+        Pushed::Added(spans) => Ok(spans),
+        Pushed::Full => Err(Refused::Full),
+        Pushed::Unmapped => Err(Refused::Unmapped),
+        Pushed::Missing => Err(Refused::Missing),
+    }
+}
+
+impl Batch<Command> {
+    /// An empty batch of chains in `space`, each in two parts.
+    #[must_use]
+    pub fn commands(space: Arc<AddressSpace>) -> Self {
+        Self::new(space, 0)
+    }
+
+    /// What the device is to read.
+    #[must_use]
+    pub fn command(&self, row: Row) -> &[ReadSpan<'_>] {
+        self.store.readable(usize::from(row.start), usize::from(row.shape.lead_spans))
+    }
+
+    /// Where the device is to answer; as long as [`Row::payload_bytes`].
+    #[must_use]
+    pub fn answer(&self, row: Row) -> &[WriteSpan<'_>] {
+        let start = row.payload_start();
+        self.store.writable(start, row.end().saturating_sub(start))
+    }
+
+    /// Says how many bytes were written to the answer of the chain at `index`.
+    pub fn set_answered(&mut self, index: usize, bytes: u32) {
+        if let Some(row) = self.place(index).and_then(|place| self.rows.get_mut(place)) {
+            row.written = bytes.min(row.payload_bytes);
+        }
     }
 }
 

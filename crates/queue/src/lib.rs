@@ -40,7 +40,8 @@ mod table;
 mod walk;
 
 pub use chain::{
-    Batch, CHAIN_MAX, DeviceReads, DeviceWrites, Direction, ROWS_MAX, Row, SPANS_MAX, Single,
+    Batch, CHAIN_MAX, Command, DeviceReads, DeviceWrites, Direction, ROWS_MAX, Row, SPANS_MAX,
+    Single,
 };
 pub use fault::Fault;
 pub use kick::{Armed, Published};

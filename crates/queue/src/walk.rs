@@ -23,13 +23,22 @@ pub(crate) fn add<D: Direction>(
     batch: &mut Batch<D>,
     draft: &mut Draft,
 ) -> Result<Walk, Fault> {
-    if (flags & DESC_F_WRITE != 0) != D::WRITABLE {
+    let writable = flags & DESC_F_WRITE != 0;
+    if !D::MIXED && writable != D::WRITABLE {
         return Err(wrong_direction::<D>(draft));
     }
     if len == 0 {
         return Err(Fault::BufferEmpty);
     }
-    match batch.extend(draft, addr, len) {
+    let added = if D::MIXED {
+        if !writable && draft.is_past_lead() {
+            return Err(Fault::ReadableAfterWritable);
+        }
+        batch.extend_mixed(draft, addr, len, writable)
+    } else {
+        batch.extend(draft, addr, len)
+    };
+    match added {
         Ok(()) => Ok(Walk::Done),
         Err(Refused::Full) => Ok(Walk::NoRoom),
         Err(Refused::Missing) => Ok(Walk::Missing),

@@ -38,8 +38,8 @@ pub const S_LINK_UP: u16 = 1;
 /// Config status bit: the device asks the guest to announce itself.
 pub const S_ANNOUNCE: u16 = 2;
 
-/// Bytes of the device configuration without the HASH_TUNNEL field.
-pub const CONFIG_LEN: usize = 24;
+/// Bytes of the device configuration (§5.1.4).
+pub const CONFIG_LEN: usize = 28;
 /// Offset of `mac` in the device configuration.
 pub const CONFIG_MAC: usize = 0;
 /// Offset of `status` in the device configuration.
@@ -48,6 +48,29 @@ pub const CONFIG_STATUS: usize = 6;
 pub const CONFIG_MAX_PAIRS: usize = 8;
 /// Offset of `mtu` in the device configuration.
 pub const CONFIG_MTU: usize = 10;
+
+/// Offset of `speed` in the device configuration.
+pub const CONFIG_SPEED: usize = 12;
+/// Offset of `duplex` in the device configuration.
+pub const CONFIG_DUPLEX: usize = 16;
+/// Offset of `rss_max_key_size` in the device configuration.
+pub const CONFIG_RSS_KEY_MAX: usize = 17;
+/// Offset of `rss_max_indirection_table_length` in the device configuration.
+pub const CONFIG_RSS_TABLE_MAX: usize = 18;
+/// Offset of `supported_hash_types` in the device configuration.
+pub const CONFIG_HASH_TYPES: usize = 20;
+/// Offset of `supported_tunnel_types` in the device configuration.
+pub const CONFIG_TUNNEL_TYPES: usize = 24;
+
+/// Config speed: not known.
+pub const SPEED_UNKNOWN: u32 = 0xffff_ffff;
+/// The highest config speed, in Mbit/s.
+pub const SPEED_MAX: u32 = 0x7fff_ffff;
+/// Config duplex: both ways at once. (The normative line has the two values the other way round;
+/// the field's own text and all drivers read them so.)
+pub const DUPLEX_FULL: u8 = 1;
+/// Config duplex: not known.
+pub const DUPLEX_UNKNOWN: u8 = 0xff;
 
 /// The smallest MTU a device may report (§5.1.4).
 pub const MTU_MIN: u16 = 68;

@@ -58,7 +58,8 @@ impl Device {
     fn new(switch: &Switch, last: u8, bits: FeatureBits, ram: &GuestRam) -> Self {
         let mac = [2, 0, 0, 0, 0, last];
         let port = Box::new(switch.port(PortConfig { mac, isolated: false }).unwrap());
-        let nic = Nic::new(NicConfig { mac, mtu: 1500 }, port.capabilities());
+        let nic =
+            Nic::new(NicConfig { mac, mtu: 1500, ..NicConfig::default() }, port.capabilities());
         let mut device = Self { port, nic, pair: None, faults: [None; 2] };
         device.apply(Op::Negotiate(bits)).unwrap();
         device.apply(Op::Memory(Arc::clone(ram.space()))).unwrap();
@@ -76,6 +77,10 @@ impl Device {
                 Effect::Recall(index) => {
                     self.nic.returned(index, self.pair.take(), &mut effects);
                 }
+                Effect::Adapt(_)
+                | Effect::Interrupt(_)
+                | Effect::ControlFault(_)
+                | Effect::ConfigChanged => {}
                 Effect::Done(outcome) => result = outcome,
             }
         }

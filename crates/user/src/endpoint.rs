@@ -50,13 +50,18 @@ impl Endpoint for UserNet {
         }
     }
 
-    fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
-        let engine = Engine::new(&self.config, Arc::clone(&self.listeners), settings);
+    fn open(&mut self, _settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
+        let engine = Engine::new(&self.config, Arc::clone(&self.listeners));
         let engine = engine.map_err(|error| OpenError {
             kind: OpenKind::Host,
             reason: format!("user-mode network: {error}"),
         })?;
         Ok(vec![Box::new(UserQueue { engine })])
+    }
+
+    fn adapt(&mut self, _settings: &Settings) -> Result<(), OpenError> {
+        // The engine asks each time what the guest takes.
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, io};
 
-use vionet::endpoint::EndpointFault;
+use vionet::endpoint::{EndpointFault, OpenError};
 use vionet::{OpError, PairFault, PairIndex, QueueIndex};
 use vionet_raw::MapError;
 use vionet_spec::feature::FeatureBits;
@@ -42,6 +42,8 @@ pub enum Event {
         /// What happened.
         fault: EndpointFault,
     },
+    /// The host side did not take a change of what was agreed with the driver.
+    NotAdapted(OpenError),
     /// A worker has ended by a defect of ours; its queue pair is not served any more.
     WorkerLost(PairIndex),
     /// A message was refused, and the front-end told so; the connection goes on.
@@ -71,6 +73,7 @@ impl fmt::Display for Event {
             Self::QueueRefused(error) => write!(f, "{error}"),
             Self::QueueFault(fault) => write!(f, "the driver broke a rule: {fault}"),
             Self::HostFault { pair, fault } => write!(f, "queue pair {}: {fault}", pair.0),
+            Self::NotAdapted(error) => write!(f, "{error}; what it brings unasked is dropped"),
             Self::WorkerLost(pair) => {
                 write!(
                     f,

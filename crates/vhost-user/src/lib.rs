@@ -10,7 +10,7 @@
 //! A front-end is trusted with its own memory and with nothing else: a malformed message ends its
 //! connection, and the process goes on listening. What it hands over is one kind of descriptor per
 //! kind of message (`descriptor`), and nothing that it still holds the other end of is waited for:
-//! workers are interrupted, error descriptors are signalled on the side (`crier`), and a message
+//! workers are interrupted, error descriptors are signalled on the side (`Herald`), and a message
 //! that has been begun must be ended in time (`patience`).
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -23,8 +23,8 @@
     )
 )]
 
+mod backchannel;
 mod channel;
-mod crier;
 mod descriptor;
 mod event;
 mod listen;

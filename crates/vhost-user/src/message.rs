@@ -144,6 +144,12 @@ pub(crate) fn reply(id: u32, payload: &[u8]) -> Vec<u8> {
     words.into_iter().flat_map(u32::to_ne_bytes).chain(payload.iter().copied()).collect()
 }
 
+/// A message of ours that nothing comes with and no answer is wanted to.
+pub(crate) fn bare(id: u32) -> [u8; HEADER_LEN] {
+    let [[a, b, c, d], [e, f, g, h]] = [id, VERSION].map(u32::to_ne_bytes);
+    [a, b, c, d, e, f, g, h, 0, 0, 0, 0]
+}
+
 /// Reads the fields of a payload one after the other.
 pub(crate) struct Fields<'p>(&'p [u8]);
 

@@ -24,12 +24,11 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use vionet::{Device, Interrupt, Op, OpError, QueueIndex, Report};
+use vionet::{Device, Herald, Interrupt, Op, OpError, QueueIndex, Report};
 use vionet_queue::{Cursor, Format, QueueSetup};
 use vionet_raw::{AddressSpace, GuestAddr, MemoryMap, UserAddr};
 use vionet_spec::ring::{IDX_OFFSET, SIZE_MAX};
 
-use crate::crier::{Crier, signal};
 use crate::descriptor;
 use crate::event::{Event, ProtocolError};
 use crate::message::{RingAddresses, RingNumber};
@@ -39,12 +38,13 @@ pub(crate) type Events<'e> = &'e mut dyn FnMut(Event);
 /// A ring's number and the descriptor that came for it.
 pub(crate) type RingFd = (u32, Option<OwnedFd>);
 
-/// A call eventfd as the driver's interrupt.
+/// A call eventfd as the driver's interrupt, or an error eventfd as the front-end's. A full counter
+/// is signalled already, and a front-end that broke its own eventfd hears nothing.
 struct Call(OwnedFd);
 
 impl Interrupt for Call {
     fn raise(&self) {
-        signal(&self.0);
+        let (Ok(_) | Err(_)) = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
     }
 }
 
@@ -87,7 +87,7 @@ struct Ring {
     /// Where it goes on, as the wire has it; not known until it was said, or the ring has run.
     base: Option<u32>,
     addresses: Option<RingAddresses>,
-    err: Option<Arc<OwnedFd>>,
+    err: Option<Arc<dyn Interrupt>>,
 }
 
 impl Ring {
@@ -141,7 +141,9 @@ pub(crate) struct Rings {
     rings: Vec<Ring>,
     space: Arc<AddressSpace>,
     format: Option<Format>,
-    crier: Crier,
+    herald: Herald,
+    /// The front-end is to be told that the device configuration has changed.
+    config_changed: bool,
 }
 
 type Done = Result<(), ProtocolError>;
@@ -150,7 +152,7 @@ impl Rings {
     pub(crate) fn new(count: u16) -> Self {
         let rings = (0..count).map(|_| Ring::default()).collect();
         let space = Arc::new(AddressSpace::new(Arc::new(MemoryMap::empty())));
-        Self { rings, space, format: None, crier: Crier::default() }
+        Self { rings, space, format: None, herald: Herald::default(), config_changed: false }
     }
 
     fn ring(&mut self, index: u32) -> Result<(QueueIndex, &mut Ring), ProtocolError> {
@@ -272,14 +274,15 @@ impl Rings {
     pub(crate) fn call(&mut self, (index, fd): RingFd, device: &mut Device) -> Done {
         let (queue, _) = self.ring(index)?;
         let fd = fd.map(descriptor::to_signal).transpose()?;
-        let call = fd.map(|fd| -> Box<dyn Interrupt> { Box::new(Call(fd)) });
+        let call = fd.map(|fd| -> Arc<dyn Interrupt> { Arc::new(Call(fd)) });
         device.apply(Op::SetInterrupt(queue, call)).map_err(ProtocolError::Device)
     }
 
     /// SET_VRING_ERR.
     pub(crate) fn err(&mut self, (index, fd): RingFd) -> Done {
         let (_, ring) = self.ring(index)?;
-        ring.err = fd.map(descriptor::to_signal).transpose()?.map(Arc::new);
+        let fd = fd.map(descriptor::to_signal).transpose()?;
+        ring.err = fd.map(|fd| -> Arc<dyn Interrupt> { Arc::new(Call(fd)) });
         Ok(())
     }
 
@@ -345,14 +348,21 @@ impl Rings {
                 Report::Fault(fault) => {
                     if let Some(ring) = self.rings.get_mut(usize::from(fault.queue.0)) {
                         ring.life = Life::Broken;
-                        ring.err.iter().for_each(|fd| self.crier.signal(fd));
+                        ring.err.iter().for_each(|err| self.herald.raise(err));
                     }
                     events(Event::QueueFault(fault));
                 }
                 Report::Host { pair, fault } => events(Event::HostFault { pair, fault }),
                 Report::Lost(pair) => events(Event::WorkerLost(pair)),
+                Report::Endpoint(error) => events(Event::NotAdapted(error)),
+                Report::ConfigChanged => self.config_changed = true,
             }
         }
+    }
+
+    /// Whether the device configuration has changed since this was asked.
+    pub(crate) fn take_config_changed(&mut self) -> bool {
+        std::mem::take(&mut self.config_changed)
     }
 
     /// Takes a ring out of the device and keeps its position; one that ran waits to run again.
@@ -382,10 +392,11 @@ impl Rings {
                     ring.life = Life::Running;
                     events(Event::QueueStarted { queue: index, size: ring.size });
                 }
-                // The driver's doing: this ring stands still, the connection goes on.
-                Err(error @ OpError::Queue(..)) => {
+                // The driver's doing, or a ring that its features have no use for (VU-PIT-02): this
+                // ring stands still, the connection goes on.
+                Err(error @ (OpError::Queue(..) | OpError::NoSuchQueue(_))) => {
                     ring.life = Life::Refused;
-                    ring.err.iter().for_each(|fd| self.crier.signal(fd));
+                    ring.err.iter().for_each(|err| self.herald.raise(err));
                     events(Event::QueueRefused(error));
                 }
                 // The host's: said aloud, and tried again when something changes.

@@ -269,9 +269,10 @@ impl Server {
                 return Ok(Ended::Broken(ProtocolError::Stalled));
             }
             // Not while there is something to read: a front-end that has gone makes room for the
-            // one that knocks.
+            // one that knocks; also one that has left us its own end of the connection.
             if knocked
                 && !readable
+                && !session.let_go_of_backchannel()
                 && let Some(door) = listener
             {
                 match accept(door) {

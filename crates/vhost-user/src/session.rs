@@ -15,6 +15,7 @@ use vionet::{Device, Op, OpError};
 use vionet_spec::feature::{Feature, FeatureBits};
 use vionet_spec::net::MTU_MIN;
 
+use crate::backchannel::Backchannel;
 use crate::channel::{Channel, Incoming};
 use crate::event::{Event, ProtocolError};
 use crate::memory::{SLOTS, Table};
@@ -29,16 +30,20 @@ use crate::server::Limits;
 const F_PROTOCOL_FEATURES: u64 = 1 << 30;
 
 const PROTOCOL_F_MQ: u64 = 1;
+const PROTOCOL_F_RARP: u64 = 1 << 2;
 const PROTOCOL_F_REPLY_ACK: u64 = 1 << 3;
 const PROTOCOL_F_MTU: u64 = 1 << 4;
+const PROTOCOL_F_BACKEND_REQ: u64 = 1 << 5;
 const PROTOCOL_F_CONFIG: u64 = 1 << 9;
 const PROTOCOL_F_RESET_DEVICE: u64 = 1 << 13;
 const PROTOCOL_F_CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 const PROTOCOL_F_STATUS: u64 = 1 << 16;
 
 const PROTOCOL_FEATURES: u64 = PROTOCOL_F_MQ
+    | PROTOCOL_F_RARP
     | PROTOCOL_F_REPLY_ACK
     | PROTOCOL_F_MTU
+    | PROTOCOL_F_BACKEND_REQ
     | PROTOCOL_F_CONFIG
     | PROTOCOL_F_RESET_DEVICE
     | PROTOCOL_F_CONFIGURE_MEM_SLOTS
@@ -77,6 +82,7 @@ pub(crate) struct Session {
     channel: Channel,
     patience: Patience,
     rings: Rings,
+    backchannel: Backchannel,
     memory: Table,
     features: Option<u64>,
     protocol_features: u64,
@@ -93,6 +99,7 @@ impl Session {
             channel: Channel::new(socket),
             patience: Patience::new(limits.half_message),
             rings: Rings::new(device.queues()),
+            backchannel: Backchannel::default(),
             memory: Table::new(limits.mapped_bytes),
             features: None,
             protocol_features: 0,
@@ -126,6 +133,15 @@ impl Session {
     /// Passes on what workers have reported.
     pub(crate) fn hear(&mut self, device: &mut Device, events: Events<'_>) {
         self.rings.hear(device, events);
+        if self.rings.take_config_changed() && self.protocol_features & PROTOCOL_F_CONFIG != 0 {
+            self.backchannel.tell_config_changed();
+        }
+    }
+
+    /// Closes the socket on which we could ask; whether there was one. It may have been the other
+    /// end of this connection, which could not be seen to end before.
+    pub(crate) fn let_go_of_backchannel(&mut self) -> bool {
+        self.backchannel.replace(None)
     }
 
     /// Ends the session: every ring stops, memory is let go. Says whether the other side had sent
@@ -213,6 +229,12 @@ impl Session {
             Request::SetVringCall => ack(self.rings.call(ring_fd(payload, fds)?, device)),
             Request::SetVringErr => ack(self.rings.err(ring_fd(payload, fds)?)),
             Request::SetVringEnable => ack(self.rings.enable(ring_number(payload)?, device)),
+            Request::SendRarp => send_rarp(payload, device),
+            Request::SetBackendReqFd => {
+                // An older one is closed.
+                let (true | false) = self.backchannel.replace(Some(one(fds)?));
+                Ok(Answer::Ack)
+            }
             Request::NetSetMtu => net_set_mtu(payload, device),
             Request::GetConfig => get_config(payload, device),
             Request::SetConfig => set_config(payload),
@@ -223,8 +245,6 @@ impl Session {
             }
             Request::GetStatus => Ok(Answer::number(self.status)),
             Request::SetLogBase
-            | Request::SendRarp
-            | Request::SetBackendReqFd
             | Request::IotlbMsg
             | Request::SetVringEndian
             | Request::PostcopyAdvise
@@ -358,6 +378,12 @@ fn ring_fd(payload: &[u8], fds: Vec<OwnedFd>) -> Result<RingFd, ProtocolError> {
     let [index, ..] = value.to_le_bytes();
     let fd = if value & NO_FD == 0 { Some(one(fds)?) } else { None };
     Ok((u32::from(index), fd))
+}
+
+/// Announces the guest's address on the network that it has come to (VU-MSG-06).
+fn send_rarp(payload: &[u8], device: &mut Device) -> Handled {
+    let (mac, _) = payload.split_first_chunk().ok_or(ProtocolError::Payload)?;
+    ack(device.apply(Op::Announce(*mac)).map_err(ProtocolError::Device))
 }
 
 fn net_set_mtu(payload: &[u8], device: &Device) -> Handled {

@@ -184,6 +184,14 @@ fn a_front_end_that_sends_its_own_socket_makes_room_for_the_next() {
         assert!(front.send_raw(&[1, 0, 0], &[]));
         assert!(front.send_raw(&[0, 1, 0, 0], &[front.socket.as_fd()]));
     };
+    let with_reason: fn(&FrontEnd) = |front| {
+        assert!(front.send(21, 0, &0_u64.to_ne_bytes(), &[front.socket.as_fd()]));
+        front.barrier();
+    };
+    let front = place.connect();
+    with_reason(&front);
+    drop(front);
+    next_is_served(&place);
     for trick in [whole, useless, half, at_the_end] {
         let front = place.connect();
         trick(&front);

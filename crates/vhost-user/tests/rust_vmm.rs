@@ -73,10 +73,10 @@ fn a_session_of_rust_vmms_front_end_works_from_end_to_end() {
         | Protocol::RESET_DEVICE;
     let offered = front.get_protocol_features().unwrap();
     assert!(offered.contains(wanted));
-    assert!(!offered.intersects(Protocol::INFLIGHT_SHMFD | Protocol::BACKEND_REQ));
+    assert!(!offered.intersects(Protocol::INFLIGHT_SHMFD));
     front.set_protocol_features(wanted).unwrap();
     front.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-    assert_eq!(front.get_queue_num().unwrap(), 2);
+    assert_eq!(front.get_queue_num().unwrap(), 3);
     assert_eq!(front.get_max_mem_slots().unwrap(), 512);
     front.set_owner().unwrap();
     front.set_features(features & !UNKNOWN_TO_THE_GUEST).unwrap();

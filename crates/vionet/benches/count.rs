@@ -74,7 +74,10 @@ fn driver(format: Format, writable: bool) -> Treadmill {
 fn pair(driver: &Treadmill, index: QueueIndex) -> Box<QueuePair> {
     let none = Offloads::NONE;
     let capabilities = Capabilities { transmit: none, receive: none, pairs_max: 1, mtu: 1500 };
-    let mut nic = Nic::new(NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }, capabilities);
+    let mut nic = Nic::new(
+        NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, ..NicConfig::default() },
+        capabilities,
+    );
     let mut bits = FeatureBits::of(&[Feature::VERSION_1, Feature::MRG_RXBUF]);
     if driver.features().format == Format::Packed {
         bits = bits.with(Feature::RING_PACKED);
@@ -97,6 +100,10 @@ fn pair(driver: &Treadmill, index: QueueIndex) -> Box<QueuePair> {
                 }
                 Effect::Start(pair) => out = Some(pair),
                 Effect::Recall(_) => panic!("nothing is out yet"),
+                Effect::Adapt(_)
+                | Effect::Interrupt(_)
+                | Effect::ControlFault(_)
+                | Effect::ConfigChanged => {}
                 Effect::Done(result) => result.expect("a good setup"),
             }
         }

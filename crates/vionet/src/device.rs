@@ -1,20 +1,22 @@
 //! A whole device in one handle: the control plane, its endpoint, its workers.
 
 use std::boxed::Box;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::{fmt, io};
 
+use rustix::event::epoll::{self, EventData, EventFlags};
 use vionet_queue::Cursor;
 use vionet_spec::feature::FeatureBits;
 use vionet_spec::net::CONFIG_LEN;
 
-use crate::endpoint::Endpoint;
+use crate::config::NicConfig;
+use crate::endpoint::{Endpoint, EndpointFault};
 use crate::negotiate::Negotiated;
-use crate::nic::{Effect, Effects, Nic, NicConfig, Op, OpError, PairIndex, QueueIndex};
-use crate::run::{Kicks, Report, ReportBox, Seat, Workers};
-use crate::stats::PairStats;
+use crate::nic::{Effect, Effects, Nic, Op, OpError, PairIndex, QueueIndex, QueueRole};
+use crate::run::{Herald, Kicks, Report, ReportBox, Seat, Workers, ring, silence};
+use crate::stats::{ControlStats, PairStats};
 
 /// Why a device could not be made.
 #[derive(Debug)]
@@ -40,8 +42,13 @@ pub struct Device {
     seats: Vec<Seat>,
     endpoint: Box<dyn Endpoint>,
     kicks: Vec<Option<Arc<OwnedFd>>>,
+    /// The eventfd that the driver kicks the control queue with, while that runs.
+    control: Option<Arc<OwnedFd>>,
     reports: ReportBox,
     inbox: Receiver<Report>,
+    /// Readable when `reports` or `control` is.
+    attention: OwnedFd,
+    herald: Herald,
 }
 
 impl Device {
@@ -64,13 +71,14 @@ impl Device {
     ) -> Result<Self, DeviceError> {
         let nic = Nic::new(config, endpoint.capabilities());
         let (reports, inbox) = ReportBox::new().map_err(DeviceError)?;
-        let pairs = nic.queues().checked_div(2).unwrap_or(0);
-        let seats = (0..pairs)
+        let attention = watch(reports.bell()).map_err(DeviceError)?;
+        let seats = (0..nic.pair_count())
             .map(|index| workers.seat(PairIndex(index), reports.clone()))
             .collect::<Result<_, _>>()
             .map_err(DeviceError)?;
         let kicks = (0..nic.queues()).map(|_| None).collect();
-        Ok(Self { nic, seats, endpoint, kicks, reports, inbox })
+        let herald = Herald::default();
+        Ok(Self { nic, seats, endpoint, kicks, control: None, reports, inbox, attention, herald })
     }
 
     /// What the host side is, as the user wrote it.
@@ -103,7 +111,31 @@ impl Device {
         self.nic.mtu()
     }
 
-    /// How many queues the device has.
+    /// Differs whenever the configuration space differs.
+    #[must_use]
+    pub fn config_generation(&self) -> u8 {
+        self.nic.config_generation()
+    }
+
+    /// The guest's MAC address now.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        self.nic.mac()
+    }
+
+    /// How many pairs frames are spread over now.
+    #[must_use]
+    pub fn active_pairs(&self) -> u16 {
+        self.nic.active_pairs()
+    }
+
+    /// Whether the link is up.
+    #[must_use]
+    pub fn is_link_up(&self) -> bool {
+        self.nic.is_link_up()
+    }
+
+    /// How many queues the device has, the control queue among them.
     #[must_use]
     pub fn queues(&self) -> u16 {
         self.nic.queues()
@@ -120,6 +152,12 @@ impl Device {
         self.nic.stats()
     }
 
+    /// The counters of the control queue.
+    #[must_use]
+    pub fn control_stats(&self) -> &Arc<ControlStats> {
+        self.nic.control_stats()
+    }
+
     /// Does what is asked; returns when it is done and every pair runs again.
     ///
     /// # Errors
@@ -128,6 +166,12 @@ impl Device {
         if matches!(op, Op::Reset) {
             self.kicks.iter_mut().for_each(|kick| *kick = None);
         }
+        let done = self.carry_out(op);
+        self.watch_control();
+        done
+    }
+
+    fn carry_out(&mut self, op: Op) -> Result<(), OpError> {
         let mut effects = Effects::default();
         self.nic.apply(op, &mut effects);
         let mut result = Err(OpError::Busy);
@@ -137,6 +181,15 @@ impl Device {
                     let queues = self.endpoint.open(&settings);
                     self.nic.opened(queues, &mut effects);
                 }
+                Effect::Adapt(settings) => {
+                    // What the endpoint brings against the agreement is dropped and counted.
+                    if let Err(error) = self.endpoint.adapt(&settings) {
+                        self.reports.put(Report::Endpoint(error));
+                    }
+                }
+                Effect::Interrupt(interrupt) => self.herald.raise(&interrupt),
+                Effect::ControlFault(fault) => self.reports.put(Report::Fault(fault)),
+                Effect::ConfigChanged => self.reports.put(Report::ConfigChanged),
                 Effect::Recall(index) => {
                     let seat = self.seats.get(usize::from(index.0));
                     let pair = seat.and_then(Seat::recall);
@@ -162,32 +215,87 @@ impl Device {
         let slot = self.kicks.get_mut(usize::from(index.0));
         let slot = slot.ok_or(OpError::NoSuchQueue(index))?;
         let old = core::mem::replace(slot, kick.map(Arc::new));
-        let result = self.apply(Op::Rewire(index.pair()));
+        // Before features are agreed on no pair is out, and it is not known whose queue this is.
+        let result = match self.nic.role(index) {
+            Some(QueueRole::Receive(pair) | QueueRole::Transmit(pair)) => {
+                self.apply(Op::Rewire(pair))
+            }
+            Some(QueueRole::Control) | None => Ok(()),
+        };
+        self.watch_control();
         // The worker has let go of it now.
         drop(old);
         result
     }
 
-    /// Readable when a worker has something to report.
+    /// Readable when there is a report, or the driver has kicked the control queue: then ask for
+    /// [`Self::next_report`] until there is none.
     #[must_use]
     pub fn reports(&self) -> BorrowedFd<'_> {
-        self.reports.bell()
+        self.attention.as_fd()
     }
 
-    /// The next report of a worker, in the order they came.
+    /// Obeys the driver's commands, a bounded number of them; then the next report, in the order
+    /// they came.
     pub fn next_report(&mut self) -> Option<Report> {
         if let Ok(report) = self.inbox.try_recv() {
             return Some(report);
         }
-        // Silence the bell first, then look again: a report that came between rings anew.
-        let (Ok(_) | Err(_)) = rustix::io::read(self.reports.bell(), &mut [0; 8]);
+        // Silence the bells first, then look again: what comes between rings anew.
+        silence(self.reports.bell());
+        if let Some(kick) = &self.control {
+            silence(kick.as_fd());
+        }
+        if self.control.is_some() || self.nic.has_commands() {
+            // Nothing in it can be refused.
+            let (Ok(()) | Err(_)) = self.apply(Op::Commands);
+        }
+        if self.nic.has_commands() {
+            ring(self.reports.bell());
+        }
         self.inbox.try_recv().ok()
+    }
+
+    /// Watches the kicks of the control queue while it runs, and no other.
+    fn watch_control(&mut self) {
+        let index = (0..self.nic.queues()).map(QueueIndex);
+        let control = index
+            .filter(|_| self.nic.has_control())
+            .find(|index| self.nic.role(*index) == Some(QueueRole::Control));
+        let kick = control.and_then(|index| self.kicks.get(usize::from(index.0))?.clone());
+        let same = match (&kick, &self.control) {
+            (Some(new), Some(old)) => Arc::ptr_eq(new, old),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if same {
+            return;
+        }
+        if let Some(old) = self.control.take() {
+            let (Ok(()) | Err(_)) = epoll::delete(&self.attention, old);
+        }
+        if let Some(new) = &kick {
+            let added = epoll::add(&self.attention, new, EventData::new_u64(1), EventFlags::IN);
+            if let Err(errno) = added {
+                let fault = EndpointFault::Io(errno.raw_os_error());
+                self.reports.put(Report::Host { pair: PairIndex(0), fault });
+            }
+        }
+        self.control = kick;
+        // What was kicked before is looked at now.
+        ring(self.reports.bell());
     }
 
     fn kicks_of(&self, pair: PairIndex) -> Kicks {
         [pair.receive(), pair.transmit()]
             .map(|index| self.kicks.get(usize::from(index.0)).cloned().flatten())
     }
+}
+
+fn watch(bell: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let attention = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&attention, bell, EventData::new_u64(0), EventFlags::IN)?;
+    Ok(attention)
 }
 
 impl Drop for Device {

@@ -50,6 +50,8 @@ pub struct Settings {
     pub receive: Offloads,
     /// How many queue pairs are wanted.
     pub pairs: u16,
+    /// The first so many of them are in use: what arrives is for them alone.
+    pub active: u16,
     /// The largest IP packet the guest takes that is not to be cut, in bytes.
     pub mtu: u16,
 }
@@ -139,6 +141,12 @@ pub trait Endpoint: Send {
     /// # Errors
     /// When the host refuses; the guest then sees a device without a network.
     fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError>;
+    /// What was agreed has changed while the queues are open: the driver has switched receive
+    /// offloads, or uses another number of pairs. None of the queues is at work meanwhile.
+    ///
+    /// # Errors
+    /// When the host refuses; what it brings against the agreement is dropped on the guest's side.
+    fn adapt(&mut self, settings: &Settings) -> Result<(), OpenError>;
 }
 
 /// The host side of one queue pair. Called once per batch, never concurrently; never blocks.

@@ -29,6 +29,8 @@
 
 extern crate alloc;
 
+mod config;
+mod control;
 pub mod endpoint;
 mod interrupt;
 pub mod limit;
@@ -43,14 +45,16 @@ mod device;
 #[cfg(feature = "std")]
 mod run;
 
+pub use config::{NicConfig, PAIRS_MAX};
+pub use control::Coalescing;
 pub use endpoint::{Endpoint, EndpointQueue};
 pub use interrupt::Interrupt;
 pub use negotiate::{Negotiated, Offer, Plan, Refusal};
-pub use nic::{Effect, Effects, Nic, NicConfig, Op, OpError, PairIndex, QueueIndex};
+pub use nic::{Effect, Effects, Nic, Op, OpError, PairIndex, QueueIndex, QueueRole};
 pub use pair::{Next, PairFault, QueuePair, Step};
 pub use time::Instant;
 
 #[cfg(feature = "std")]
 pub use device::{Device, DeviceError};
 #[cfg(feature = "std")]
-pub use run::{Report, WorkerOptions, Workers};
+pub use run::{Herald, Report, WorkerOptions, Workers};

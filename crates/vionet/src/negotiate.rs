@@ -13,6 +13,8 @@ use vionet_raw::AddressSpace;
 use vionet_spec::feature::{Feature, FeatureBits};
 use vionet_spec::net::{FRAME_MAX, HDR_LEN};
 
+use crate::config::NicConfig;
+
 /// Each feature a driver may leave frames open with, and the offload it stands for.
 const TRANSMIT: [(Feature, Offloads); 4] = [
     (Feature::CSUM, Offloads::CSUM),
@@ -37,10 +39,10 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// The offer of a device of one queue pair whose link carries IP packets of `mtu` bytes.
+    /// The offer of such a device; its MTU is what the link carries.
     #[must_use]
-    pub const fn new(mtu: u16) -> Self {
-        let bits = FeatureBits::of(&[
+    pub fn new(config: &NicConfig) -> Self {
+        let mut bits = FeatureBits::of(&[
             Feature::VERSION_1,
             Feature::INDIRECT_DESC,
             Feature::EVENT_IDX,
@@ -60,8 +62,23 @@ impl Offer {
             Feature::GUEST_TSO4,
             Feature::GUEST_TSO6,
             Feature::GUEST_ECN,
+            Feature::CTRL_VQ,
+            Feature::CTRL_GUEST_OFFLOADS,
+            Feature::GUEST_ANNOUNCE,
+            Feature::NOTF_COAL,
+            Feature::VQ_NOTF_COAL,
+            Feature::DEVICE_STATS,
+            Feature::SPEED_DUPLEX,
         ]);
-        Self { bits, mtu }
+        let by_choice = [
+            (config.pairs > 1, Feature::MQ),
+            (config.mac_may_change, Feature::CTRL_MAC_ADDR),
+            (config.standby, Feature::STANDBY),
+        ];
+        for (_, feature) in by_choice.into_iter().filter(|(chosen, _)| *chosen) {
+            bits = bits.with(feature);
+        }
+        Self { bits, mtu: config.mtu }
     }
 
     /// The same from a device whose memory access is translated by the platform.
@@ -206,16 +223,20 @@ impl Plan {
 mod tests {
     use super::*;
 
+    fn offer(mtu: u16) -> Offer {
+        Offer::new(&NicConfig { mtu, pairs: 4, ..NicConfig::default() })
+    }
+
     const MODERN: FeatureBits = FeatureBits::of(&[Feature::VERSION_1]);
 
     #[test]
     fn the_offer_is_closed_under_dependencies() {
-        assert!(Offer::new(1500).bits().broken_dependency().is_none());
+        assert!(offer(1500).bits().broken_dependency().is_none());
     }
 
     #[test]
     fn any_closed_subset_with_version_1_is_accepted() {
-        let offer = Offer::new(1500);
+        let offer = offer(1500);
         assert!(offer.accept(MODERN).is_ok());
         assert!(offer.accept(offer.bits()).is_ok());
         assert!(offer.accept(offer.bits().without(Feature::HOST_ECN)).is_ok());
@@ -223,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_rule() {
-        let offer = Offer::new(1500);
+        let offer = offer(1500);
         assert_eq!(offer.accept(MODERN.with(Feature::RSS)), Err(Refusal::NotOffered(Feature::RSS)));
         assert_eq!(offer.accept(FeatureBits::NONE), Err(Refusal::NotModern));
         let refusal = offer.accept(MODERN.with(Feature::HOST_TSO4)).unwrap_err();
@@ -233,7 +254,7 @@ mod tests {
     #[test]
     fn the_plan_follows_the_choice_and_not_the_offer() {
         let choice = MODERN.with(Feature::CSUM).with(Feature::HOST_TSO6).with(Feature::GUEST_CSUM);
-        let agreed = Offer::new(9000).accept(choice).unwrap();
+        let agreed = offer(9000).accept(choice).unwrap();
         let plan = agreed.plan();
         assert_eq!(plan.transmit, Offloads::CSUM | Offloads::TSO6);
         assert_eq!(plan.receive, Offloads::CSUM);

@@ -1,4 +1,4 @@
-//! Counters of a queue pair: written by its worker alone, read by anyone.
+//! Counters of a device: each is written by one owner alone, and read by anyone.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -61,11 +61,13 @@ reasons! {
         Unsupported = "unsupported",
         /// A bounded table of the endpoint is full.
         TableFull = "table-full",
+        /// The link is down.
+        LinkDown = "link-down",
     }
 }
 
 /// How many drop reasons there are.
-const REASONS: usize = 15;
+const REASONS: usize = 16;
 const _: () = assert!(DropReason::ALL.len() == REASONS, "one counter per reason");
 
 /// A counter with one writer; readers may be a moment behind.
@@ -108,7 +110,56 @@ pub struct LaneStats {
     pub faults: Counter,
     /// Failed calls of the host side.
     pub host_errors: Counter,
+    /// Kicks of the driver that woke the worker.
+    pub kicks: Counter,
+    /// Frames whose checksum was still to be completed.
+    pub open_checksums: Counter,
+    /// Frames whose outermost checksum had been validated (receive).
+    pub validated: Counter,
+    /// Frames that were still to be cut.
+    pub uncut: Counter,
+    /// Their bytes.
+    pub uncut_bytes: Counter,
+    /// Frames that were merged of several (receive).
+    pub coalesced: Counter,
+    /// Their bytes.
+    pub coalesced_bytes: Counter,
+    /// Segments cut here (transmit).
+    pub segments: Counter,
+    /// Their bytes.
+    pub segment_bytes: Counter,
+    /// Frames held back by a rate limit.
+    pub limited: Counter,
+    /// Their bytes.
+    pub limited_bytes: Counter,
+    /// How many batches had how many frames.
+    pub batch_sizes: Histogram,
     drops: [Counter; REASONS],
+}
+
+/// How often a number came up, by powers of two: 1, 2 to 3, 4 to 7, and so on; the last place has
+/// all that is larger.
+#[derive(Debug, Default)]
+pub struct Histogram([Counter; HISTOGRAM]);
+
+/// Places of a [`Histogram`].
+pub const HISTOGRAM: usize = 8;
+
+impl Histogram {
+    /// Counts a number above 0; only the owner calls this.
+    #[inline]
+    pub(crate) fn add(&self, number: usize) {
+        let place = usize::try_from(number.checked_ilog2().unwrap_or(0)).unwrap_or(0);
+        if let Some(counter) = self.0.get(place.min(HISTOGRAM.wrapping_sub(1))) {
+            counter.add(1);
+        }
+    }
+
+    /// How often so far, place by place.
+    #[must_use]
+    pub fn values(&self) -> [u64; HISTOGRAM] {
+        self.0.each_ref().map(Counter::value)
+    }
 }
 
 impl LaneStats {
@@ -118,6 +169,12 @@ impl LaneStats {
         if let Some(counter) = index.and_then(|index| self.drops.get(index)) {
             counter.add(count);
         }
+    }
+
+    /// Frames dropped for one reason.
+    #[must_use]
+    pub fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.drops().find(|(one, _)| *one == reason).map_or(0, |(_, count)| count)
     }
 
     /// Dropped frames, by reason.
@@ -139,4 +196,22 @@ pub struct PairStats {
     pub tx: LaneStats,
     /// Host to guest.
     pub rx: LaneStats,
+}
+
+/// Counters of a device's control queue.
+#[derive(Debug, Default)]
+pub struct ControlStats {
+    /// Commands that were answered.
+    pub commands: Counter,
+    /// Those that were obeyed; the others were refused.
+    pub obeyed: Counter,
+    /// Faults of the driver that stopped the queue.
+    pub faults: Counter,
+}
+
+impl ControlStats {
+    pub(crate) fn count(&self, obeyed: bool) {
+        self.commands.add(1);
+        self.obeyed.add(u64::from(obeyed));
+    }
 }

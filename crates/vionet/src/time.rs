@@ -25,6 +25,12 @@ impl Instant {
         Self(self.0.saturating_add(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)))
     }
 
+    /// The instant `delay` earlier; the origin when there is none.
+    #[must_use]
+    pub fn before(self, delay: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
     /// How long ago `earlier` was; nothing when it lies ahead.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

@@ -204,7 +204,7 @@ impl Bench {
         };
         let none = Offloads::NONE;
         let capabilities = Capabilities { transmit: none, receive: none, pairs_max: 1, mtu: 1500 };
-        let config = NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+        let config = NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, ..NicConfig::default() };
         let nic = Nic::new(config, capabilities).behind_platform();
         let host = Arc::new(Mutex::new(host));
         let mut bench = Self { iommu, host, ram, driver, nic, pair: None };
@@ -244,6 +244,10 @@ impl Bench {
                     let pair = self.pair.take();
                     self.nic.returned(index, pair, &mut effects);
                 }
+                Effect::Adapt(_)
+                | Effect::Interrupt(_)
+                | Effect::ControlFault(_)
+                | Effect::ConfigChanged => {}
                 Effect::Done(outcome) => result = outcome,
             }
         }
@@ -428,7 +432,10 @@ fn without_the_feature_addresses_are_the_guests_own() {
 fn the_feature_is_offered_only_behind_a_platform() {
     let none = Offloads::NONE;
     let capabilities = Capabilities { transmit: none, receive: none, pairs_max: 1, mtu: 1500 };
-    let nic = Nic::new(NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }, capabilities);
+    let nic = Nic::new(
+        NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, ..NicConfig::default() },
+        capabilities,
+    );
     assert!(!nic.offer().has(Feature::ACCESS_PLATFORM));
     assert!(nic.behind_platform().offer().has(Feature::ACCESS_PLATFORM), "RSV-03");
 }

@@ -45,6 +45,10 @@ impl Endpoint for Counter {
     fn capabilities(&self) -> Capabilities {
         Capabilities { transmit: Offloads::NONE, receive: Offloads::NONE, pairs_max: 1, mtu: 1500 }
     }
+    fn adapt(&mut self, _: &Settings) -> Result<(), OpenError> {
+        Ok(())
+    }
+
     fn open(&mut self, _: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
         Ok(vec![Box::new(Self(Arc::clone(&self.0)))])
     }
@@ -92,7 +96,7 @@ fn counter() -> OwnedFd {
 impl Guest {
     fn new(workers: &Workers, call: Option<OwnedFd>) -> Self {
         let sent = Arc::<AtomicU64>::default();
-        let config = NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+        let config = NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, ..NicConfig::default() };
         let endpoint = Box::new(Counter(Arc::clone(&sent)));
         let mut device = Device::with_workers(config, endpoint, workers).unwrap();
         let ram = GuestRam::new(&[(0x1_0000, 0x1_0000), (0x10_0000, 0x1_0000)]);
@@ -102,7 +106,7 @@ impl Guest {
         device.apply(Op::Negotiate(bits)).unwrap();
         device.apply(Op::Memory(Arc::clone(ram.space()))).unwrap();
         device.set_kick(TX, Some(kick.try_clone().unwrap())).unwrap();
-        let call = call.map(|call| Box::new(Call(call)) as Box<dyn Interrupt>);
+        let call = call.map(|call| -> Arc<dyn Interrupt> { Arc::new(Call(call)) });
         device.apply(Op::SetInterrupt(TX, call)).unwrap();
         device.apply(Op::EnableQueue(TX, true)).unwrap();
         let (setup, cursor) = (tx.setup(), Cursor::default());

@@ -179,6 +179,14 @@ impl Endpoint for SwitchPort {
         self.fabric.attach(outlet);
         Ok(vec![Box::new(PortQueue::new(Arc::clone(&self.fabric), port, isolated, inlet))])
     }
+
+    fn adapt(&mut self, settings: &Settings) -> Result<(), OpenError> {
+        self.fabric.change(|open| {
+            let mine = open.iter_mut().filter(|outlet| outlet.port == self.number);
+            mine.for_each(|outlet| outlet.receive = settings.receive);
+        });
+        Ok(())
+    }
 }
 
 impl Drop for SwitchPort {

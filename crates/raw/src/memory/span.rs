@@ -373,6 +373,14 @@ impl<const N: usize> SpanStore<N> {
         }
     }
 
+    /// The same for a buffer that is used in another way than most of this store.
+    pub fn push_for(&mut self, access: Access, at: GuestAddr, len: u32) -> Pushed {
+        let usual = core::mem::replace(&mut self.access, access);
+        let pushed = self.push(at, len);
+        self.access = usual;
+        pushed
+    }
+
     /// Adds buffers that lie in the region that answered last, each as two spans of which the
     /// first is `lead` bytes long: one for each of `slots`, which `add` fills, told the place of
     /// the first span, the bytes in all and those behind the lead, and the buffer's name. Ends at

@@ -4,6 +4,7 @@
 
 use vionet::endpoint::{Refused, RxHeader, RxSink};
 use vionet::stats::DropReason;
+use vionet_frame::header::Offloads;
 use vionet_raw::WriteSpan;
 
 /// Where frames for the guest go.
@@ -18,11 +19,17 @@ pub(crate) trait Port {
     fn room(&mut self) -> u32;
     /// Whether to fetch a frame of up to `len` bytes now; if not, we are called when it is time.
     fn has_room(&mut self, len: u32) -> bool;
+    /// What the guest takes unfinished now.
+    fn takes(&self) -> Offloads;
     /// Counts a frame that never became one.
     fn dropped(&mut self, reason: DropReason);
 }
 
 impl Port for RxSink<'_> {
+    fn takes(&self) -> Offloads {
+        RxSink::takes(self)
+    }
+
     fn window(&mut self, want: u32) -> Option<&[WriteSpan<'_>]> {
         RxSink::window(self, want)
     }

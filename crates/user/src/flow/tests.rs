@@ -15,7 +15,7 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium};
 use smoltcp::socket::{tcp, udp};
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, IpEndpoint};
 use vionet::Instant;
-use vionet::endpoint::{Refused, RxHeader, Settings};
+use vionet::endpoint::{Refused, RxHeader};
 use vionet::stats::DropReason;
 use vionet_frame::header::Offloads;
 use vionet_raw::{ReadSpan, WriteSpan};
@@ -92,6 +92,10 @@ impl Port for Road<'_> {
         self.room -= 1;
         self.wire.carry(frame.to_vec(), true);
         Ok(())
+    }
+
+    fn takes(&self) -> Offloads {
+        Offloads::NONE
     }
 
     fn room(&mut self) -> u32 {
@@ -172,9 +176,7 @@ impl World {
             ..UserConfig::default()
         };
         let listeners = Arc::new(Listeners::bind(&config).unwrap());
-        let settings =
-            Settings { transmit: Offloads::NONE, receive: Offloads::NONE, pairs: 1, mtu: MTU };
-        let engine = Engine::new(&config, listeners, &settings).unwrap();
+        let engine = Engine::new(&config, listeners).unwrap();
         let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let (to_guest, to_engine) = (VecDeque::new(), VecDeque::new());
         let mut wire = Wire { to_guest, to_engine, random, damage };

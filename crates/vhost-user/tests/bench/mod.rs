@@ -47,7 +47,7 @@ impl Back {
         let watched = stop.try_clone().unwrap();
         let (sender, events) = channel();
         let thread = std::thread::spawn(move || {
-            let config = NicConfig { mac: MAC, mtu: MTU };
+            let config = NicConfig { mac: MAC, mtu: MTU, ..NicConfig::default() };
             let mut device = Device::new(config, Box::new(Echo)).unwrap();
             server.run(&mut device, watched.as_fd(), &mut |event| drop(sender.send(event)))
         });

@@ -104,9 +104,10 @@ impl Inlet {
         let mut sink = sink.with_budget(FRAMES_MAX);
         fill(&mut sink);
         let filled = sink.finish();
-        if filled.frames {
+        if filled.worked {
             stats.batches.add(1);
-            lane.publish(stats);
+            stats.batch_sizes.add(filled.frames);
+            lane.publish(filled.frames, now, stats);
         }
         stats.starved.add(u64::from(filled.starved));
         let owed = lane.take_owed() && *has_interrupt;

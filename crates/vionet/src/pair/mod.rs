@@ -10,10 +10,12 @@
 //! A step is bounded, never blocks, allocates nothing and reads no clock. A queue whose driver has
 //! broken a rule stands still from then on; the other one goes on.
 
+mod delay;
 #[cfg(feature = "std")]
 mod inlet;
 mod join;
 mod lower;
+mod rarp;
 mod rx;
 mod tx;
 
@@ -32,12 +34,14 @@ pub(crate) use lower::Lower;
 pub use rx::{Refused, RxSink};
 pub use tx::{TxBatch, TxFrame};
 
+use crate::control::Coalescing;
 use crate::endpoint::{EndpointFault, EndpointQueue, Watch};
 use crate::interrupt::Interrupt;
 use crate::negotiate::Plan;
 use crate::nic::{PairIndex, QueueIndex};
 use crate::stats::{DropReason, LaneStats, PairStats};
 use crate::time::Instant;
+use delay::Delay;
 
 /// The most frames one step moves in one direction.
 pub(crate) const BATCH: usize = 64;
@@ -52,7 +56,9 @@ const HOST_REST: Duration = Duration::from_millis(100);
 pub(crate) struct Lane<D: Direction> {
     queue: Queue,
     batch: Batch<D>,
-    interrupt: Option<Box<dyn Interrupt>>,
+    interrupt: Option<Arc<dyn Interrupt>>,
+    /// Interrupts are put off, if the driver wants that.
+    delay: Delay,
     enabled: bool,
     /// The driver broke a rule: the queue stands still until it is stopped.
     broken: bool,
@@ -64,10 +70,11 @@ pub(crate) struct Lane<D: Direction> {
 impl<D: Direction> Lane<D> {
     pub(crate) fn new(queue: Queue, space: Arc<AddressSpace>, plan: &Plan, enabled: bool) -> Self {
         let batch = Batch::new(space, u32::from(plan.header_len));
-        Self { queue, batch, interrupt: None, enabled, broken: false, owed: false }
+        let delay = Delay::default();
+        Self { queue, batch, interrupt: None, delay, enabled, broken: false, owed: false }
     }
 
-    pub(crate) fn set_interrupt(&mut self, interrupt: Option<Box<dyn Interrupt>>) {
+    pub(crate) fn set_interrupt(&mut self, interrupt: Option<Arc<dyn Interrupt>>) {
         self.interrupt = interrupt;
         // A completion may have been told to the old one only (VU-MSG-05, VU-PIT-11).
         self.owed = true;
@@ -78,17 +85,26 @@ impl<D: Direction> Lane<D> {
     }
 
     /// Gives back what is taken and ends the queue's life; its position remains.
-    pub(crate) fn stop(mut self) -> (Cursor, Option<Box<dyn Interrupt>>) {
+    pub(crate) fn stop(mut self) -> Cursor {
         self.queue.untake(&mut self.batch);
         let here = self.queue.cursor();
         // Every row has just been given back, so nothing can be owed.
-        let cursor = self.queue.stop().unwrap_or(here);
-        (cursor, self.interrupt)
+        self.queue.stop().unwrap_or(here)
+    }
+
+    /// Raises the interrupt that is owed, or was put off until now.
+    #[inline]
+    fn settle(&mut self, now: Instant) {
+        if self.delay.is_due(now) {
+            self.delay.done();
+            self.owed = true;
+        }
+        self.raise();
     }
 
     /// Raises the interrupt that is owed.
     #[inline]
-    fn settle(&mut self) {
+    fn raise(&mut self) {
         if self.owed
             && let Some(interrupt) = &self.interrupt
         {
@@ -103,13 +119,16 @@ impl<D: Direction> Lane<D> {
         core::mem::take(&mut self.owed)
     }
 
-    /// Makes the used buffers visible and interrupts the driver if it wants that.
+    /// Makes the used buffers of so many frames visible, and interrupts the driver if it wants
+    /// that now.
     #[inline]
-    fn publish(&mut self, stats: &LaneStats) {
+    fn publish(&mut self, frames: usize, now: Instant, stats: &LaneStats) {
         match self.queue.publish() {
+            Published::Interrupt if self.delay.is_on() && !self.delay.put_off(frames, now) => {}
             Published::Interrupt => {
+                self.delay.done();
                 self.owed = true;
-                self.settle();
+                self.raise();
                 // One that its pair's worker has kept for itself is counted there.
                 stats.interrupts.add(u64::from(self.interrupt.is_some()));
             }
@@ -228,9 +247,11 @@ pub struct QueuePair {
     inlet: Option<Arc<Inlet>>,
     /// The interrupt of a lane that is in the inlet.
     #[cfg(feature = "std")]
-    kept: Option<Box<dyn Interrupt>>,
+    kept: Option<Arc<dyn Interrupt>>,
     /// The host side is gone: frames are dropped and counted.
     gone: bool,
+    /// The link is up: frames may move.
+    link_up: bool,
     stats: Arc<PairStats>,
 }
 
@@ -254,8 +275,17 @@ impl QueuePair {
             kept: None,
             endpoint,
             gone: false,
+            link_up: true,
             stats,
         }
+    }
+
+    /// What has been decided about the pair; at home only.
+    pub(crate) fn configure(&mut self, plan: Plan, link_up: bool, delays: [Coalescing; 2]) {
+        (self.plan, self.link_up) = (plan, link_up);
+        let [rx, tx] = delays;
+        self.rx.iter_mut().for_each(|lane| lane.delay.set(rx));
+        self.tx.iter_mut().for_each(|lane| lane.delay.set(tx));
     }
 
     /// On the way out: the receive lane goes where others can reach it.
@@ -326,6 +356,13 @@ impl QueuePair {
         [self.rx.is_some(), self.tx.is_some()]
     }
 
+    /// The driver has kicked the receive queue, or the transmit queue.
+    #[cfg(feature = "std")]
+    pub(crate) fn count_kick(&self, receive: bool) {
+        let lane = if receive { &self.stats.rx } else { &self.stats.tx };
+        lane.kicks.add(1);
+    }
+
     /// The descriptor of the host side, to wait on as [`Watch`] says.
     #[cfg(feature = "std")]
     #[must_use]
@@ -358,9 +395,9 @@ impl QueuePair {
             },
             Some(_) => Outcome { again: true, ..Outcome::default() },
         };
-        self.tx.iter_mut().for_each(Lane::settle);
+        self.tx.iter_mut().for_each(|lane| lane.settle(now));
         if let Some(lane) = &mut self.rx {
-            lane.settle();
+            lane.settle(now);
             lane.forget_translations();
         }
         let broken = [(tx.fault, self.index.transmit()), (rx.fault, self.index.receive())];
@@ -388,11 +425,17 @@ impl QueuePair {
 
     fn watch(&self, wish: Watch, starved: bool) -> Watch {
         let receiving = self.rx.as_ref().is_some_and(|lane| lane.is_live() && lane.enabled);
+        let receiving = receiving && self.link_up;
+        let late = [
+            self.rx.as_ref().and_then(|lane| lane.delay.due()),
+            self.tx.as_ref().and_then(|lane| lane.delay.due()),
+            wish.deadline.filter(|_| receiving && !self.gone),
+        ];
         Watch {
             // No poll of the host side while the guest has no room for what it would bring.
             readable: self.has_inlet() || wish.readable && receiving && !starved && !self.gone,
             writable: wish.writable && !self.gone,
-            deadline: wish.deadline.filter(|_| receiving && !self.gone),
+            deadline: late.into_iter().flatten().min(),
         }
     }
 
@@ -425,6 +468,8 @@ impl QueuePair {
             batch.drop_rest(DropReason::QueueDisabled);
         } else if self.gone {
             batch.drop_rest(DropReason::EndpointGone);
+        } else if !self.link_up {
+            batch.drop_rest(DropReason::LinkDown);
         } else if count > 0 {
             outcome.host = self.endpoint.transmit(&mut batch).err();
             if outcome.host == Some(EndpointFault::Gone) {
@@ -437,8 +482,9 @@ impl QueuePair {
         if settled > 0 {
             outcome.worked = true;
             stats.batches.add(1);
+            stats.batch_sizes.add(settled);
             lane.queue.put(&mut lane.batch, settled);
-            lane.publish(stats);
+            lane.publish(settled, now, stats);
         }
         lane.queue.untake(&mut lane.batch);
         match taken {
@@ -461,17 +507,18 @@ impl QueuePair {
         };
         let stats = &self.stats.rx;
         let mut outcome = Outcome::default();
-        if self.gone {
+        if self.gone || !self.link_up {
             return outcome;
         }
         let mut sink = RxSink::new(&mut lane.queue, &mut lane.batch, &self.plan, stats, now);
         outcome.host = self.endpoint.receive(&mut sink).err();
         stats.host_errors.add(u64::from(outcome.host.is_some()));
         let filled = sink.finish();
-        if filled.frames {
+        if filled.worked {
             outcome.worked = true;
             stats.batches.add(1);
-            lane.publish(stats);
+            stats.batch_sizes.add(filled.frames);
+            lane.publish(filled.frames, now, stats);
         }
         if let Some(fault) = filled.fault {
             outcome.fault = Some(lane.break_off(fault, stats));

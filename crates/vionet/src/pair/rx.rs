@@ -64,7 +64,10 @@ pub struct RxSink<'a> {
 
 /// What a sink has come to.
 pub(super) struct Filled {
-    pub(super) frames: bool,
+    /// Buffers go back.
+    pub(super) worked: bool,
+    /// So many frames are in them.
+    pub(super) frames: usize,
     pub(super) starved: bool,
     pub(super) spent: bool,
     pub(super) fault: Option<Fault>,
@@ -115,7 +118,13 @@ impl<'a> RxSink<'a> {
             stats.frames.add(u64::try_from(frames).unwrap_or(0));
             stats.bytes.add(bytes);
         }
-        Filled { frames: frames > 0 || skipped, starved, spent, fault }
+        Filled { worked: frames > 0 || skipped, frames, starved, spent, fault }
+    }
+
+    /// What the guest takes unfinished now.
+    #[must_use]
+    pub fn takes(&self) -> Offloads {
+        self.plan.receive
     }
 
     /// When this step began.

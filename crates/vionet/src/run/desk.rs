@@ -66,8 +66,12 @@ const GLANCE: u32 = 16;
 /// Events fetched in one call.
 const EVENTS: usize = 64;
 
-/// The event of the mail's bell; every other one names a place.
+/// The event of the mail's bell; every other one names a place and what has happened there.
 const BELL: u64 = u64::MAX;
+
+/// What an event is about, in its lowest bits; its place is above.
+const SOURCE_BITS: u32 = 2;
+const ENDPOINT: u64 = 2;
 
 pub(super) struct Desk {
     letters: Receiver<Mail>,
@@ -94,7 +98,7 @@ struct Place {
 struct Job {
     pair: Box<QueuePair>,
     kicks: Kicks,
-    /// What events name it by: its place.
+    /// What events of the endpoint name it by.
     event: u64,
     /// The interest registered for the endpoint's descriptor.
     interest: EventFlags,
@@ -198,9 +202,11 @@ impl Desk {
         let (events, _) = events.unwrap_or_default();
         let after = now();
         for event in events {
-            if let Ok(place) = usize::try_from(event.data.u64())
-                && event.data.u64() != BELL
+            let data = event.data.u64();
+            if let Ok(place) = usize::try_from(data >> SOURCE_BITS)
+                && data != BELL
             {
+                self.count_kick(place, data);
                 self.wake(place, after);
             }
         }
@@ -209,6 +215,14 @@ impl Desk {
                 if self.deadlines.get(place).is_some_and(|at| *at <= after) {
                     self.wake(place, after);
                 }
+            }
+        }
+    }
+
+    fn count_kick(&self, place: usize, event: u64) {
+        if let Some(Some(Place { job: Some(job), .. })) = self.places.get(place) {
+            if event & ENDPOINT == 0 {
+                job.pair.count_kick(event & 1 == 0);
             }
         }
     }
@@ -279,16 +293,19 @@ impl Job {
         place: usize,
         reports: &ReportBox,
     ) -> Self {
-        let event = u64::try_from(place).unwrap_or(BELL);
-        let data = EventData::new_u64(event);
+        let place = u64::try_from(place).unwrap_or(BELL).wrapping_shl(SOURCE_BITS);
+        let event = place | ENDPOINT;
         let index = pair.index();
-        for kick in kicks.iter().flatten() {
+        for (source, kick) in (place..).zip(&kicks) {
             // An edge is enough: every step looks at the ring itself, and nothing is read.
             let flags = EventFlags::IN | EventFlags::ET;
-            told_of(epoll::add(epoll, kick, data, flags), index, reports);
+            let data = EventData::new_u64(source);
+            let added = kick.as_ref().map_or(Ok(()), |kick| epoll::add(epoll, kick, data, flags));
+            told_of(added, index, reports);
         }
         let interest = EventFlags::empty();
         if let Some(fd) = pair.endpoint_fd() {
+            let data = EventData::new_u64(event);
             told_of(epoll::add(epoll, fd, data, interest), index, reports);
         }
         let polled = pair.live().iter().zip(&kicks).any(|(live, kick)| *live && kick.is_none());

@@ -10,10 +10,11 @@
 //! A pair costs a shared thread nothing while it sleeps: only what has been woken is looked at.
 
 mod desk;
+mod herald;
 mod report;
 
 use std::num::NonZeroU16;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -27,6 +28,7 @@ use vionet_raw::host::interrupt::ThreadHandle;
 use crate::nic::PairIndex;
 use crate::pair::QueuePair;
 use desk::{Desk, Mail};
+pub use herald::Herald;
 pub use report::Report;
 pub(crate) use report::ReportBox;
 
@@ -218,16 +220,16 @@ impl Drop for Seat {
     }
 }
 
-fn bell() -> io::Result<OwnedFd> {
+pub(crate) fn bell() -> io::Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
-fn ring(bell: &OwnedFd) {
+pub(crate) fn ring(bell: impl AsFd) {
     // The counter can only be full when it is rung already.
     let (Ok(_) | Err(_)) = rustix::io::write(bell, &1_u64.to_ne_bytes());
 }
 
-fn silence(bell: &OwnedFd) {
+pub(crate) fn silence(bell: impl AsFd) {
     // Empty means silent already.
     let (Ok(_) | Err(_)) = rustix::io::read(bell, &mut [0; 8]);
 }

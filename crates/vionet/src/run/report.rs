@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::{fmt, io};
 
-use crate::endpoint::EndpointFault;
+use crate::endpoint::{EndpointFault, OpenError};
 use crate::nic::PairIndex;
 use crate::pair::PairFault;
 
 /// What a worker has to say to the control plane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
     /// A driver broke a rule; that queue stands still until it is stopped.
     Fault(PairFault),
@@ -23,6 +23,10 @@ pub enum Report {
     },
     /// A pair was lost by a defect of ours; the others go on.
     Lost(PairIndex),
+    /// The host side did not take a change of what was agreed.
+    Endpoint(OpenError),
+    /// The device configuration has changed: a front that has told it to its VMM tells it again.
+    ConfigChanged,
 }
 
 impl fmt::Display for Report {
@@ -31,6 +35,8 @@ impl fmt::Display for Report {
             Self::Fault(fault) => write!(f, "{fault}"),
             Self::Host { pair, fault } => write!(f, "queue pair {}: {fault}", pair.0),
             Self::Lost(pair) => write!(f, "queue pair {} is lost by a defect of ours", pair.0),
+            Self::Endpoint(error) => write!(f, "{error}"),
+            Self::ConfigChanged => f.write_str("the device configuration has changed"),
         }
     }
 }

@@ -158,7 +158,7 @@ impl Bench {
         let ram = GuestRam::new(&[(0x1_0000, 0x1_0000), (0x2_0000, 0x1_0000), (FRAMES, 0x40_0000)]);
         let rx = SplitDriver::new(&ram, 0x1_0000, SIZE, false, 0);
         let tx = SplitDriver::new(&ram, 0x2_0000, SIZE, false, 0);
-        let config = NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 };
+        let config = NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, ..NicConfig::default() };
         let capabilities = Capabilities { transmit, receive: EVERYTHING, pairs_max: 1, mtu: 9000 };
         let nic = Nic::new(config, capabilities);
         let bells = [Bell::default(), Bell::default()];
@@ -169,7 +169,7 @@ impl Bench {
     pub fn start_queues(&mut self) {
         self.apply(Op::Memory(Arc::clone(self.ram.space()))).unwrap();
         for (index, bell) in [RX, TX].into_iter().zip(self.bells.clone()) {
-            self.apply(Op::SetInterrupt(index, Some(Box::new(bell)))).unwrap();
+            self.apply(Op::SetInterrupt(index, Some(Arc::new(bell)))).unwrap();
             self.apply(Op::EnableQueue(index, true)).unwrap();
         }
         for (index, setup) in [(RX, self.rx.setup()), (TX, self.tx.setup())] {
@@ -199,6 +199,10 @@ impl Bench {
                 Effect::Start(pair) => {
                     assert!(self.pair.replace(pair).is_none(), "started a pair that is out");
                 }
+                Effect::Adapt(_)
+                | Effect::Interrupt(_)
+                | Effect::ControlFault(_)
+                | Effect::ConfigChanged => {}
                 Effect::Done(outcome) => {
                     assert!(result.replace(outcome).is_none(), "an operation is done once");
                 }

@@ -99,7 +99,8 @@ impl Served {
     fn make(args: &NicArgs, workers: &Workers, switches: &mut Switches) -> Result<Self, Stop> {
         let mac = args.mac.unwrap_or_else(|| default_mac(args));
         let endpoint = endpoint::make(args, mac, switches)?;
-        let config = NicConfig { mac: mac.0, mtu: args.mtu.unwrap_or(u16::MAX) };
+        let config =
+            NicConfig { mac: mac.0, mtu: args.mtu.unwrap_or(u16::MAX), ..NicConfig::default() };
         let device = Device::with_workers(config, endpoint, workers)
             .map_err(|cause| Stop::new(Code::Failure, cause))?;
         let (name, path) = (name(args), args.socket_path.clone());

@@ -149,7 +149,7 @@ impl Engine {
 
     pub(super) fn turn_tcp(&mut self, index: u32, port: &mut dyn Port, now: Instant) -> bool {
         let Some(flow) = self.tcp.get_mut(index) else { return true };
-        let receive = self.settings.receive;
+        let receive = port.takes();
         let tso = if flow.key.guest.is_ipv4() { Offloads::TSO4 } else { Offloads::TSO6 };
         let mut shop = Shop {
             now,

@@ -18,7 +18,7 @@ use std::time::Duration;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use vionet::Instant;
-use vionet::endpoint::{Refused, RxHeader, Settings};
+use vionet::endpoint::{Refused, RxHeader};
 use vionet::stats::DropReason;
 use vionet_frame::build::Route;
 use vionet_frame::parse::{Addresses, HEAD_MAX, Ip, Parsed, Transport, parse};
@@ -58,7 +58,6 @@ const AGAIN: usize = 256 << 10;
 const SCRATCH: usize = (64 << 10) + 256;
 
 pub(crate) struct Engine {
-    settings: Settings,
     services: Services,
     policy: Policy,
     config: UserConfig,
@@ -96,11 +95,7 @@ type Taken = Result<(), DropReason>;
 
 impl Engine {
     /// Sockets, tables and buffers for one guest; everything is allocated here.
-    pub(crate) fn new(
-        config: &UserConfig,
-        listeners: Arc<Listeners>,
-        settings: &Settings,
-    ) -> Result<Self, EngineError> {
+    pub(crate) fn new(config: &UserConfig, listeners: Arc<Listeners>) -> Result<Self, EngineError> {
         let services = Services::new(config).map_err(EngineError::Config)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         for (index, listener) in listeners.iter() {
@@ -114,7 +109,6 @@ impl Engine {
         let flows = TCP_MAX.saturating_add(UDP_MAX).saturating_add(PING_MAX);
         let flows = usize::try_from(flows).unwrap_or(0);
         Ok(Self {
-            settings: *settings,
             services,
             policy: Policy::new(config),
             config: config.clone(),

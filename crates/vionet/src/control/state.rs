@@ -1,0 +1,168 @@
+//! What the driver has decided by its commands. Reset forgets it.
+
+use alloc::vec::Vec;
+
+use vionet_frame::header::Offloads;
+use vionet_spec::feature::Feature;
+
+use super::{Command, Refused};
+use crate::config::NicConfig;
+use crate::negotiate::{Negotiated, Plan};
+use crate::nic::{PairIndex, QueueIndex};
+
+/// When a queue's interrupts are due (VIRTIO 1.4 §5.1.9.5.10): after so many frames or so long
+/// after the first, whichever comes first. With either at 0 every frame is due (NET-COAL-11).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Coalescing {
+    /// Frames.
+    pub max_packets: u32,
+    /// Microseconds.
+    pub max_usecs: u32,
+}
+
+impl Coalescing {
+    pub(crate) fn decode(bytes: &[u8; 8]) -> Self {
+        let [p0, p1, p2, p3, u0, u1, u2, u3] = *bytes;
+        Self {
+            max_packets: u32::from_le_bytes([p0, p1, p2, p3]),
+            max_usecs: u32::from_le_bytes([u0, u1, u2, u3]),
+        }
+    }
+
+    pub(crate) fn encode(self) -> [u8; 8] {
+        let [p0, p1, p2, p3] = self.max_packets.to_le_bytes();
+        let [u0, u1, u2, u3] = self.max_usecs.to_le_bytes();
+        [p0, p1, p2, p3, u0, u1, u2, u3]
+    }
+
+    /// Whether interrupts are put off at all.
+    pub(crate) const fn is_on(self) -> bool {
+        self.max_packets != 0 && self.max_usecs != 0
+    }
+}
+
+/// What a command is judged against.
+pub(crate) struct World<'a> {
+    pub(crate) agreed: &'a Negotiated,
+    /// How many pairs the device has.
+    pub(crate) pairs: u16,
+    /// Whether the queue is a live receive or transmit queue.
+    pub(crate) is_live: &'a dyn Fn(QueueIndex) -> bool,
+}
+
+/// All that commands can set.
+#[derive(Debug)]
+pub(crate) struct ControlState {
+    pub(crate) mac: [u8; 6],
+    /// The driver is asked to announce its addresses.
+    pub(crate) announce: bool,
+    /// How many pairs are in use.
+    pub(crate) pairs: u16,
+    /// The receive offloads that are switched on.
+    pub(crate) offloads: Offloads,
+    /// For queues that start: receive, transmit.
+    usual: [Coalescing; 2],
+    coalescing: Vec<Coalescing>,
+}
+
+/// Each receive offload that can be switched: its bit in the command, the offload, its feature.
+const OFFLOADS: [(u8, Offloads, Feature); 5] = [
+    (1, Offloads::CSUM, Feature::GUEST_CSUM),
+    (7, Offloads::TSO4, Feature::GUEST_TSO4),
+    (8, Offloads::TSO6, Feature::GUEST_TSO6),
+    (9, Offloads::ECN, Feature::GUEST_ECN),
+    (10, Offloads::UFO, Feature::GUEST_UFO),
+];
+
+impl ControlState {
+    /// As after reset: one pair, every offload that will be negotiated, no delays.
+    pub(crate) fn new(config: &NicConfig) -> Self {
+        let queues = usize::from(config.pairs).saturating_mul(2);
+        Self {
+            mac: config.mac,
+            announce: false,
+            pairs: 1,
+            offloads: Offloads::ALL,
+            usual: [Coalescing::default(); 2],
+            coalescing: alloc::vec![Coalescing::default(); queues],
+        }
+    }
+
+    /// The plan of the data path, under what was agreed and is switched on (NET-OFF-03).
+    pub(crate) fn plan(&self, agreed: &Plan) -> Plan {
+        Plan { receive: agreed.receive.intersection(self.offloads), ..*agreed }
+    }
+
+    /// The delays of a pair's receive and transmit queue.
+    pub(crate) fn coalescing_of(&self, pair: PairIndex) -> [Coalescing; 2] {
+        [pair.receive(), pair.transmit()].map(|queue| self.coalescing_of_queue(queue))
+    }
+
+    pub(crate) fn coalescing_of_queue(&self, queue: QueueIndex) -> Coalescing {
+        self.coalescing.get(usize::from(queue.0)).copied().unwrap_or_default()
+    }
+
+    /// A queue that starts again has what its kind has (NET-COAL-05, NET-COAL-06).
+    pub(crate) fn queue_stopped(&mut self, queue: QueueIndex) {
+        let [receive, transmit] = self.usual;
+        if let Some(slot) = self.coalescing.get_mut(usize::from(queue.0)) {
+            *slot = if queue.is_receive() { receive } else { transmit };
+        }
+    }
+
+    /// Does what the command says, whole or not at all.
+    pub(crate) fn obey(&mut self, command: Command<'_>, world: &World<'_>) -> Result<(), Refused> {
+        match command {
+            Command::SetMac(mac) => self.mac = mac,
+            Command::AcknowledgeAnnounce => self.announce = false, // NET-CTRL-ANN-01
+            Command::SetPairs(pairs) => {
+                if !(1..=world.pairs).contains(&pairs) {
+                    return Err(Refused::Value); // NET-CTRL-MQ-12
+                }
+                self.pairs = pairs;
+            }
+            Command::SetOffloads(bits) => self.offloads = offloads(bits, world)?,
+            Command::CoalesceTransmit(wish) => self.coalesce_all(1, wish),
+            Command::CoalesceReceive(wish) => self.coalesce_all(0, wish),
+            Command::CoalesceQueue(queue, wish) => {
+                let slot = self.coalescing.get_mut(usize::from(queue.0));
+                let slot = slot.filter(|_| (world.is_live)(queue)).ok_or(Refused::Value)?;
+                *slot = wish;
+            }
+            Command::ReadCoalescing(queue) if (world.is_live)(queue) => {}
+            Command::ReadCoalescing(_) => return Err(Refused::Value), // NET-COAL-04
+            Command::QueryStatistics | Command::ReadStatistics(_) => {}
+            Command::SetMode(..)
+            | Command::SetMacTable(_)
+            | Command::Vlan { .. }
+            | Command::SetRss(_)
+            | Command::SetHash(_)
+            | Command::SetTunnels(_) => return Err(Refused::Unknown),
+        }
+        Ok(())
+    }
+
+    fn coalesce_all(&mut self, lane: usize, wish: Coalescing) {
+        if let Some(usual) = self.usual.get_mut(lane) {
+            *usual = wish;
+        }
+        self.coalescing.iter_mut().skip(lane).step_by(2).for_each(|slot| *slot = wish);
+    }
+}
+
+/// The offloads that a command switches on.
+fn offloads(bits: u64, world: &World<'_>) -> Result<Offloads, Refused> {
+    let mut rest = bits;
+    let mut on = Offloads::NONE;
+    for (bit, offload, feature) in OFFLOADS {
+        let mask = 1_u64.wrapping_shl(bit.into());
+        if rest & mask != 0 {
+            if !world.agreed.bits().has(feature) {
+                return Err(Refused::Value); // NET-OFF-05
+            }
+            on = on.union(offload);
+            rest &= !mask;
+        }
+    }
+    if rest == 0 { Ok(on) } else { Err(Refused::Value) }
+}

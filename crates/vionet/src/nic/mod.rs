@@ -1,0 +1,490 @@
+//! The control plane: takes operations, answers with effects, never sees a frame.
+//!
+//! A queue pair is in one of three places: not there (`Closed`), at home in the [`Nic`], or out
+//! with a worker. Every change to a pair (a queue starts or stops, an interrupt is rewired, a
+//! command of the driver is obeyed, the device is reset) is made at home:
+//!
+//! ```text
+//!   apply(op)    pairs it touches that are out?    Recall each, keep the op
+//!   returned()   all are home                      perform the op
+//!   perform      first queue of a closed pair?     Open, keep the op;  opened() performs it
+//!   done         pairs with a live queue           Start each;  Done(result)
+//! ```
+//!
+//! So "a queue is stopped while a worker still writes to it" has no representation, and there is
+//! one mechanism instead of one per kind of change. The control queue is no pair's: it is served
+//! right here, a command an operation.
+
+mod commands;
+mod op;
+mod queues;
+mod slot;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+
+use vionet_queue::Cursor;
+use vionet_raw::{AddressSpace, MemoryMap};
+use vionet_spec::feature::{Feature, FeatureBits};
+use vionet_spec::net::{CONFIG_LEN, MTU_MIN, S_ANNOUNCE, S_LINK_UP};
+
+pub use op::{Effect, Effects, Op, OpError, PairIndex, QueueIndex, QueueRole};
+use slot::{PairSlot, Place, QueueSlot};
+
+use crate::config::{ConfigSpace, NicConfig, PAIRS_MAX};
+use crate::control::{ControlLane, ControlState};
+use crate::endpoint::{Capabilities, EndpointQueue, OpenError, Settings};
+use crate::interrupt::Interrupt;
+use crate::negotiate::{Negotiated, Offer};
+use crate::pair::{Lower, QueuePair};
+use crate::stats::{ControlStats, PairStats};
+
+/// What waits for pairs to come home, or for the endpoint to open.
+enum Job {
+    Op(Op),
+    /// The command in work of the control queue.
+    Command,
+}
+
+/// The control plane of a network device.
+pub struct Nic {
+    config: NicConfig,
+    capabilities: Capabilities,
+    offer: Offer,
+    link_up: bool,
+    config_interrupt: Option<Arc<dyn Interrupt>>,
+    generation: u8,
+    negotiated: Option<Negotiated>,
+    space: Arc<AddressSpace>,
+    pairs: Vec<PairSlot>,
+    queues: Vec<QueueSlot>,
+    control: Option<ControlLane>,
+    state: ControlState,
+    /// Commands that may still be obeyed in this operation.
+    commands_left: u16,
+    has_commands: bool,
+    control_stats: Arc<ControlStats>,
+    pending: Option<Job>,
+    awaiting: usize,
+}
+
+impl Nic {
+    /// A device in its reset state, in front of an endpoint of these capabilities.
+    #[must_use]
+    pub fn new(config: NicConfig, capabilities: Capabilities) -> Self {
+        let mtu = config.mtu.min(capabilities.mtu).max(MTU_MIN);
+        let pairs = config.pairs.min(capabilities.pairs_max).clamp(1, PAIRS_MAX);
+        let config = NicConfig { mtu, pairs, ..config };
+        let queues = pairs.saturating_mul(2).saturating_add(1);
+        Self {
+            config,
+            capabilities,
+            offer: Offer::new(&config),
+            link_up: true,
+            config_interrupt: None,
+            generation: 0,
+            negotiated: None,
+            space: Self::no_memory(),
+            pairs: (0..pairs).map(|index| PairSlot::new(PairIndex(index))).collect(),
+            queues: (0..queues).map(|_| QueueSlot::default()).collect(),
+            control: None,
+            state: ControlState::new(&config),
+            commands_left: 0,
+            has_commands: false,
+            control_stats: Arc::default(),
+            pending: None,
+            awaiting: 0,
+        }
+    }
+
+    /// The same behind an IOMMU, which [`Op::Memory`] brings: ACCESS_PLATFORM is offered.
+    #[must_use]
+    pub fn behind_platform(self) -> Self {
+        Self { offer: self.offer.with_platform(), ..self }
+    }
+
+    fn no_memory() -> Arc<AddressSpace> {
+        Arc::new(AddressSpace::new(Arc::new(MemoryMap::empty())))
+    }
+
+    /// The features to show to the driver.
+    #[must_use]
+    pub fn offer(&self) -> FeatureBits {
+        self.offer.bits()
+    }
+
+    /// What was agreed, once it was.
+    #[must_use]
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        self.negotiated.as_ref()
+    }
+
+    /// The MTU shown to the driver, in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.config.mtu
+    }
+
+    /// How many queue pairs the device has.
+    #[must_use]
+    pub fn pair_count(&self) -> u16 {
+        self.config.pairs
+    }
+
+    /// How many queues the device has, the control queue among them.
+    #[must_use]
+    pub fn queues(&self) -> u16 {
+        self.config.pairs.saturating_mul(2).saturating_add(1)
+    }
+
+    /// What a queue is for, by the features agreed on; `None` for one that the driver has no use
+    /// for. Without MQ and RSS there is one pair, and the control queue is next to it (NET-Q-02,
+    /// NET-Q-03).
+    #[must_use]
+    pub fn role(&self, index: QueueIndex) -> Option<QueueRole> {
+        let agreed = self.negotiated.as_ref().map(Negotiated::bits);
+        let has = |feature| agreed.is_some_and(|bits| bits.has(feature));
+        let pairs = if has(Feature::MQ) || has(Feature::RSS) { self.config.pairs } else { 1 };
+        let pair = index.pair();
+        if pair.0 < pairs {
+            let receive = index.is_receive();
+            return Some(if receive {
+                QueueRole::Receive(pair)
+            } else {
+                QueueRole::Transmit(pair)
+            });
+        }
+        let control = index.0 == pairs.saturating_mul(2) && has(Feature::CTRL_VQ);
+        control.then_some(QueueRole::Control)
+    }
+
+    /// The counters of each pair, in pair order.
+    pub fn stats(&self) -> impl Iterator<Item = &Arc<PairStats>> {
+        self.pairs.iter().map(|slot| &slot.stats)
+    }
+
+    /// The counters of the control queue.
+    #[must_use]
+    pub fn control_stats(&self) -> &Arc<ControlStats> {
+        &self.control_stats
+    }
+
+    /// The guest's MAC address now.
+    #[must_use]
+    pub fn mac(&self) -> [u8; 6] {
+        self.state.mac
+    }
+
+    /// How many pairs frames are spread over now.
+    #[must_use]
+    pub fn active_pairs(&self) -> u16 {
+        self.state.pairs
+    }
+
+    /// Whether the link is up.
+    #[must_use]
+    pub fn is_link_up(&self) -> bool {
+        self.link_up
+    }
+
+    /// The device configuration space (VIRTIO 1.4 §5.1.4). Every field can be read, also before
+    /// anything was negotiated (CFG-01).
+    #[must_use]
+    pub fn config_space(&self) -> [u8; CONFIG_LEN] {
+        let link = if self.link_up { S_LINK_UP } else { 0 };
+        let announce = if self.state.announce { S_ANNOUNCE } else { 0 };
+        let space = ConfigSpace {
+            mac: self.state.mac,
+            status: link | announce,
+            pairs: self.config.pairs,
+            mtu: self.config.mtu,
+            speed: self.config.speed,
+            ..ConfigSpace::of_hashing()
+        };
+        space.encode()
+    }
+
+    /// Differs whenever the configuration space differs (CFG-03).
+    #[must_use]
+    pub fn config_generation(&self) -> u8 {
+        self.generation
+    }
+
+    /// The position of a stopped queue.
+    #[must_use]
+    pub fn cursor(&self, index: QueueIndex) -> Option<Cursor> {
+        self.queues.get(index.slot())?.cursor
+    }
+
+    /// Whether the control queue runs.
+    #[must_use]
+    pub fn has_control(&self) -> bool {
+        self.control.is_some()
+    }
+
+    /// Whether commands wait that [`Op::Commands`] has left for the next one.
+    #[must_use]
+    pub fn has_commands(&self) -> bool {
+        self.has_commands
+    }
+
+    /// Begins an operation; it is over when [`Effect::Done`] says so.
+    pub fn apply(&mut self, op: Op, effects: &mut Effects) {
+        if self.pending.is_some() {
+            return effects.push(Effect::Done(Err(OpError::Busy)));
+        }
+        let touched = match &op {
+            Op::Negotiate(_) | Op::Memory(_) | Op::SetConfigInterrupt(_) => None,
+            Op::StartQueue { index, .. }
+            | Op::StopQueue(index)
+            | Op::EnableQueue(index, _)
+            | Op::SetInterrupt(index, _) => self.pair_of(*index),
+            Op::Rewire(pair) => Some(*pair),
+            Op::Commands => return self.begin_commands(effects),
+            Op::Announce(_) => Some(PairIndex(0)),
+            Op::SetLink(_) | Op::Reset => return self.recall(|_| true, Job::Op(op), effects),
+        };
+        self.recall(|slot| Some(slot.index) == touched, Job::Op(op), effects);
+    }
+
+    fn recall(&mut self, touched: impl Fn(&PairSlot) -> bool, job: Job, effects: &mut Effects) {
+        for slot in self.pairs.iter().filter(|slot| touched(slot)) {
+            if slot.is_out() {
+                effects.push(Effect::Recall(slot.index));
+                self.awaiting = self.awaiting.saturating_add(1);
+            }
+        }
+        if self.awaiting > 0 {
+            self.pending = Some(job);
+        } else {
+            self.perform(job, effects);
+        }
+    }
+
+    /// Answers [`Effect::Recall`]: the pair is back, or `None` when its worker has lost it.
+    pub fn returned(
+        &mut self,
+        index: PairIndex,
+        pair: Option<Box<QueuePair>>,
+        effects: &mut Effects,
+    ) {
+        let Some(slot) = self.pairs.get_mut(index.slot()) else { return };
+        if !slot.is_out() {
+            return;
+        }
+        slot.place = pair.map_or(Place::Lost, |pair| Place::Home(pair.arrived()));
+        self.awaiting = self.awaiting.saturating_sub(1);
+        if self.awaiting == 0
+            && let Some(job) = self.pending.take()
+        {
+            self.perform(job, effects);
+        }
+    }
+
+    /// Answers [`Effect::Open`] with one endpoint queue per pair, in pair order.
+    pub fn opened(
+        &mut self,
+        queues: Result<Vec<Box<dyn EndpointQueue>>, OpenError>,
+        effects: &mut Effects,
+    ) {
+        let (Some(job), Some(agreed)) = (self.pending.take(), self.negotiated) else { return };
+        let queues = match queues {
+            Ok(queues) => queues,
+            Err(error) => return self.finish(Err(OpError::Endpoint(error)), effects),
+        };
+        let transmit = agreed.plan().transmit;
+        for (slot, queue) in self.pairs.iter_mut().zip(queues) {
+            let queue = Lower::around(queue, transmit, self.capabilities.transmit);
+            let pair = QueuePair::new(slot.index, *agreed.plan(), queue, Arc::clone(&slot.stats));
+            slot.place = Place::Home(Box::new(pair));
+        }
+        self.configure_pairs();
+        self.perform(job, effects);
+    }
+
+    /// Performs a job; every pair it touches is at home.
+    fn perform(&mut self, job: Job, effects: &mut Effects) {
+        let op = match job {
+            Job::Op(op) => op,
+            Job::Command => return self.obey_and_go_on(effects),
+        };
+        let result = match op {
+            Op::Negotiate(bits) => self.negotiate(bits),
+            Op::Memory(space) => {
+                self.space = space;
+                Ok(())
+            }
+            Op::StartQueue { index, setup, cursor } => {
+                if let Some(settings) = self.settings_to_open(index) {
+                    self.pending = Some(Job::Op(op));
+                    return effects.push(Effect::Open(settings));
+                }
+                self.start_queue(index, setup, cursor)
+            }
+            Op::StopQueue(index) => self.stop_queue(index),
+            Op::EnableQueue(index, enabled) => self.enable_queue(index, enabled, effects),
+            Op::SetInterrupt(index, interrupt) => self.set_interrupt(index, interrupt),
+            Op::SetConfigInterrupt(interrupt) => {
+                self.config_interrupt = interrupt;
+                Ok(())
+            }
+            Op::Rewire(_) | Op::Commands => Ok(()),
+            Op::SetLink(up) => {
+                self.set_link(up, effects);
+                Ok(())
+            }
+            Op::Announce(mac) => {
+                self.announce(mac, effects);
+                Ok(())
+            }
+            Op::Reset => {
+                self.reset();
+                Ok(())
+            }
+        };
+        self.finish(result, effects);
+    }
+
+    /// Sends out every pair that has a live queue, and says that the operation is over.
+    fn finish(&mut self, result: Result<(), OpError>, effects: &mut Effects) {
+        self.send_out(effects);
+        effects.push(Effect::Done(result));
+    }
+
+    fn send_out(&mut self, effects: &mut Effects) {
+        for slot in &mut self.pairs {
+            if slot.is_live() && matches!(slot.place, Place::Home(_)) {
+                let place = core::mem::replace(&mut slot.place, Place::Out);
+                if let Place::Home(pair) = place {
+                    effects.push(Effect::Start(pair.leaving()));
+                }
+            }
+        }
+    }
+
+    fn negotiate(&mut self, bits: FeatureBits) -> Result<(), OpError> {
+        if self.negotiated.is_some_and(|agreed| agreed.bits() == bits) {
+            return Ok(());
+        }
+        if self.control.is_some() || self.pairs.iter().any(PairSlot::is_live) {
+            return Err(OpError::QueuesRunning);
+        }
+        let agreed = self.offer.accept(bits).map_err(OpError::Refused)?;
+        self.state = ControlState::new(&self.config);
+        self.negotiated = Some(agreed);
+        // The endpoint is opened anew, with the new settings.
+        for slot in &mut self.pairs {
+            slot.place = Place::Closed;
+        }
+        Ok(())
+    }
+
+    /// What the endpoint is to know of what was agreed.
+    fn settings(&self) -> Option<Settings> {
+        let plan = self.negotiated.as_ref()?.plan();
+        let receive = plan.receive.intersection(self.state.offloads);
+        Some(Settings {
+            transmit: plan.transmit.intersection(self.capabilities.transmit),
+            receive: receive.intersection(self.capabilities.receive),
+            pairs: self.config.pairs,
+            active: self.spread(),
+            mtu: plan.mtu,
+        })
+    }
+
+    /// Sets what the driver's commands and the host have decided in every pair at home.
+    fn configure_pairs(&mut self) {
+        let Some(agreed) = self.negotiated.as_ref() else { return };
+        let plan = self.state.plan(agreed.plan());
+        let Self { pairs, state, link_up, .. } = self;
+        for slot in pairs {
+            let coalescing = state.coalescing_of(slot.index);
+            if let Some(pair) = slot.home() {
+                pair.configure(plan, *link_up, coalescing);
+            }
+        }
+    }
+
+    fn set_link(&mut self, up: bool, effects: &mut Effects) {
+        if self.link_up != up {
+            self.link_up = up;
+            self.configure_pairs();
+            self.config_changed(effects);
+        }
+    }
+
+    /// Asks the driver to announce itself if it can (NET-CTRL-ANN-02), else sends a RARP.
+    fn announce(&mut self, mac: [u8; 6], effects: &mut Effects) {
+        let agreed = self.negotiated.as_ref().map(Negotiated::bits);
+        let can =
+            |bits: FeatureBits| bits.has(Feature::GUEST_ANNOUNCE) && bits.has(Feature::STATUS);
+        if agreed.is_some_and(can) && self.control.is_some() {
+            self.state.announce = true;
+            return self.config_changed(effects);
+        }
+        if let Some(pair) = self.pairs.first_mut().and_then(PairSlot::home) {
+            pair.send_rarp(mac);
+        }
+    }
+
+    /// The device has changed its configuration: the driver is to look again (INIT-06).
+    fn config_changed(&mut self, effects: &mut Effects) {
+        self.generation = self.generation.wrapping_add(1);
+        if self.negotiated.is_some() {
+            effects.push(Effect::ConfigChanged);
+            if let Some(interrupt) = &self.config_interrupt {
+                effects.push(Effect::Interrupt(Arc::clone(interrupt)));
+            }
+        }
+    }
+
+    /// Destructured without `..`: a new field breaks the build until someone says what reset
+    /// does to it.
+    fn reset(&mut self) {
+        let Self {
+            config,
+            capabilities: _,
+            offer: _,
+            link_up: _,
+            config_interrupt,
+            generation,
+            negotiated,
+            space,
+            pairs,
+            queues,
+            control,
+            state,
+            commands_left,
+            has_commands,
+            control_stats: _,
+            pending,
+            awaiting,
+        } = self;
+        *config_interrupt = None;
+        *generation = generation.wrapping_add(1);
+        *negotiated = None;
+        *space = Self::no_memory();
+        *control = None;
+        *state = ControlState::new(config);
+        *commands_left = 0;
+        *has_commands = false;
+        *pending = None;
+        *awaiting = 0;
+        for slot in pairs {
+            let PairSlot { index: _, place, stats: _ } = slot;
+            *place = Place::Closed;
+        }
+        queues.iter_mut().for_each(|slot| *slot = QueueSlot::default());
+    }
+}
+
+impl fmt::Debug for Nic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Nic")
+            .field("config", &self.config)
+            .field("negotiated", &self.negotiated.map(|agreed| agreed.bits()))
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,177 @@
+//! Queues of the device: starting, stopping, enabling, wiring. Pairs are at home here.
+
+use alloc::sync::Arc;
+
+use vionet_queue::{Cursor, Direction, Queue, QueueSetup};
+use vionet_raw::AddressSpace;
+
+use super::slot::{PairSlot, Place, QueueSlot};
+use super::{Effect, Effects, Nic, OpError, PairIndex, QueueIndex, QueueRole};
+use crate::control::ControlLane;
+use crate::endpoint::Settings;
+use crate::interrupt::Interrupt;
+use crate::negotiate::Negotiated;
+use crate::pair::Lane;
+
+impl Nic {
+    /// The pair a queue belongs to, if it belongs to one.
+    pub(super) fn pair_of(&self, index: QueueIndex) -> Option<PairIndex> {
+        match self.role(index)? {
+            QueueRole::Receive(pair) | QueueRole::Transmit(pair) => Some(pair),
+            QueueRole::Control => None,
+        }
+    }
+
+    /// What to open the endpoint with, when starting `index` has to wait for that.
+    pub(super) fn settings_to_open(&self, index: QueueIndex) -> Option<Settings> {
+        let slot = self.pairs.get(self.pair_of(index)?.slot())?;
+        if matches!(slot.place, Place::Closed) { self.settings() } else { None }
+    }
+
+    pub(super) fn start_queue(
+        &mut self,
+        index: QueueIndex,
+        setup: QueueSetup,
+        cursor: Cursor,
+    ) -> Result<(), OpError> {
+        let agreed = self.negotiated.ok_or(OpError::NotNegotiated)?;
+        let role = self.role(index).ok_or(OpError::NoSuchQueue(index))?;
+        let space = agreed.space(&self.space);
+        let interrupt = self.slot(index)?.interrupt.clone();
+        let enabled = self.slot(index)?.enabled;
+        let activate = |space| {
+            let queue = setup.activate(space, agreed.ring(), cursor);
+            queue.map_err(|fault| OpError::Queue(index, fault))
+        };
+        let pair_index = match role {
+            QueueRole::Receive(pair) | QueueRole::Transmit(pair) => pair,
+            QueueRole::Control => {
+                if self.control.is_some() {
+                    return Err(OpError::AlreadyRunning(index));
+                }
+                self.control = Some(ControlLane::new(activate(&space)?, space));
+                self.has_commands = true; // Some may wait already (INIT-05).
+                return Ok(());
+            }
+        };
+        let slot = self.pairs.get_mut(pair_index.slot()).ok_or(OpError::NoSuchQueue(index))?;
+        let pair = slot.home().ok_or(OpError::PairLost(pair_index))?;
+        let receive = matches!(role, QueueRole::Receive(_));
+        let live = if receive { pair.rx.is_some() } else { pair.tx.is_some() };
+        if live {
+            return Err(OpError::AlreadyRunning(index));
+        }
+        let queue = activate(&space)?;
+        if receive {
+            pair.rx = Some(raise_lane(queue, space, &agreed, enabled, interrupt));
+        } else {
+            pair.tx = Some(raise_lane(queue, space, &agreed, enabled, interrupt));
+        }
+        self.configure_pairs();
+        Ok(())
+    }
+
+    pub(super) fn stop_queue(&mut self, index: QueueIndex) -> Result<(), OpError> {
+        self.slot(index)?;
+        let stopped = match self.role(index) {
+            Some(QueueRole::Control) => {
+                self.has_commands = false;
+                self.control.take().map(ControlLane::stop)
+            }
+            Some(QueueRole::Receive(pair)) => {
+                self.home(pair).and_then(|pair| pair.rx.take()).map(Lane::stop)
+            }
+            Some(QueueRole::Transmit(pair)) => {
+                self.home(pair).and_then(|pair| pair.tx.take()).map(Lane::stop)
+            }
+            None => None,
+        };
+        if let Some(cursor) = stopped {
+            self.slot(index)?.cursor = Some(cursor);
+            self.state.queue_stopped(index);
+        }
+        Ok(())
+    }
+
+    pub(super) fn enable_queue(
+        &mut self,
+        index: QueueIndex,
+        enabled: bool,
+        effects: &mut Effects,
+    ) -> Result<(), OpError> {
+        let before = self.spread();
+        self.slot(index)?.enabled = enabled;
+        match self.role(index) {
+            Some(QueueRole::Receive(pair)) => {
+                let lane = self.home(pair).and_then(|pair| pair.rx.as_mut());
+                lane.into_iter().for_each(|lane| lane.set_enabled(enabled));
+            }
+            Some(QueueRole::Transmit(pair)) => {
+                let lane = self.home(pair).and_then(|pair| pair.tx.as_mut());
+                lane.into_iter().for_each(|lane| lane.set_enabled(enabled));
+            }
+            Some(QueueRole::Control) | None => {}
+        }
+        if self.spread() != before {
+            self.adapt_endpoint(effects);
+        }
+        Ok(())
+    }
+
+    /// How many pairs frames are spread over: those in use that are enabled, without a gap.
+    /// Where the VMM obeys the driver's commands itself, enabling is all we hear of it.
+    pub(super) fn spread(&self) -> u16 {
+        let enabled = self.queues.iter().step_by(2).take_while(|slot| slot.enabled).count();
+        u16::try_from(enabled).unwrap_or(u16::MAX).min(self.state.pairs).max(1)
+    }
+
+    /// Tells the open endpoint what has changed.
+    pub(super) fn adapt_endpoint(&self, effects: &mut Effects) {
+        let open = self.pairs.iter().any(|slot| !matches!(slot.place, Place::Closed));
+        if let Some(settings) = self.settings().filter(|_| open) {
+            effects.push(Effect::Adapt(settings));
+        }
+    }
+
+    pub(super) fn set_interrupt(
+        &mut self,
+        index: QueueIndex,
+        interrupt: Option<Arc<dyn Interrupt>>,
+    ) -> Result<(), OpError> {
+        self.slot(index)?.interrupt.clone_from(&interrupt);
+        match self.role(index) {
+            Some(QueueRole::Receive(pair)) => {
+                if let Some(lane) = self.home(pair).and_then(|pair| pair.rx.as_mut()) {
+                    lane.set_interrupt(interrupt);
+                }
+            }
+            Some(QueueRole::Transmit(pair)) => {
+                if let Some(lane) = self.home(pair).and_then(|pair| pair.tx.as_mut()) {
+                    lane.set_interrupt(interrupt);
+                }
+            }
+            Some(QueueRole::Control) | None => {}
+        }
+        Ok(())
+    }
+
+    fn home(&mut self, pair: PairIndex) -> Option<&mut crate::pair::QueuePair> {
+        self.pairs.get_mut(pair.slot()).and_then(PairSlot::home)
+    }
+
+    pub(super) fn slot(&mut self, index: QueueIndex) -> Result<&mut QueueSlot, OpError> {
+        self.queues.get_mut(index.slot()).ok_or(OpError::NoSuchQueue(index))
+    }
+}
+
+fn raise_lane<D: Direction>(
+    queue: Queue,
+    space: Arc<AddressSpace>,
+    agreed: &Negotiated,
+    enabled: bool,
+    interrupt: Option<Arc<dyn Interrupt>>,
+) -> Lane<D> {
+    let mut lane = Lane::new(queue, space, agreed.plan(), enabled);
+    lane.set_interrupt(interrupt);
+    lane
+}
