@@ -31,7 +31,7 @@ pub use toeplitz::{INPUT_MAX, Toeplitz};
 pub const HASH_HEAD_LEN: usize = 128;
 
 /// A frame's hash, and what it was computed over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Default)]
 pub struct Hashed {
     /// The hash; 0 if there is none.
     pub value: u32,

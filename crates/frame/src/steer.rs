@@ -189,6 +189,14 @@ impl IndirectionTable {
         Ok(table)
     }
 
+    /// How many pairs, from the first on, frames may go to.
+    #[must_use]
+    pub fn pairs_used(&self) -> u16 {
+        let looked_at = self.pairs.iter().take(usize::from(self.mask).saturating_add(1));
+        let last = looked_at.fold(self.unclassified, |most, pair| most.max(*pair));
+        last.saturating_add(1)
+    }
+
     /// The pair whose receive queue the frame of this hash goes to (NET-RSS-02, -03). Under reset
     /// it is the end of the frame (NET-RSS-04).
     #[inline]

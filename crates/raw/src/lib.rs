@@ -40,8 +40,8 @@ pub mod host;
 
 pub use memory::{
     Access, AddressSpace, Descriptor, GuestAddr, MapError, MemoryMap, PackedDescriptor,
-    PackedDescriptors, Pushed, ReadSpan, Region, SharedIndex, SharedRing, SpanStore, Translate,
-    Untranslated, UsedElem, UserAddr, WriteSpan, copy_behind, copy_in, copy_out, fence,
+    PackedDescriptors, Pushed, ReadSpan, Region, Scratch, SharedIndex, SharedRing, SpanStore,
+    Translate, Untranslated, UsedElem, UserAddr, WriteSpan, copy_behind, copy_in, copy_out, fence,
 };
 
 #[cfg(loom)]

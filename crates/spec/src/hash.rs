@@ -74,27 +74,3 @@ pub const TABLE_MAX: usize = 128;
 pub const HDR_LEN_HASH: usize = 20;
 /// Offset of `hash_value` in that header; `hash_report` and two bytes of padding follow.
 pub const HDR_HASH_VALUE: usize = 12;
-
-/// Control class: multiqueue (§5.1.9.5.5).
-pub const CTRL_MQ: u8 = 4;
-/// Command of [`CTRL_MQ`]: so many pairs, with automatic steering.
-pub const CTRL_MQ_VQ_PAIRS_SET: u8 = 0;
-/// Command of [`CTRL_MQ`]: steering by hash.
-pub const CTRL_MQ_RSS_CONFIG: u8 = 1;
-/// Command of [`CTRL_MQ`]: the hash that is reported, with automatic steering.
-pub const CTRL_MQ_HASH_CONFIG: u8 = 2;
-/// Control class: hashes of inner headers (§5.1.9.4.4).
-pub const CTRL_HASH_TUNNEL: u8 = 7;
-/// Command of [`CTRL_HASH_TUNNEL`]: the tunnels whose inner headers are hashed.
-pub const CTRL_HASH_TUNNEL_SET: u8 = 0;
-
-/// Offset of `rss_max_key_size` in the device configuration (§5.1.4).
-pub const CONFIG_KEY_MAX: usize = 17;
-/// Offset of `rss_max_indirection_table_length` in the device configuration.
-pub const CONFIG_TABLE_MAX: usize = 18;
-/// Offset of `supported_hash_types` in the device configuration.
-pub const CONFIG_HASH_TYPES: usize = 20;
-/// Offset of `supported_tunnel_types` in the device configuration.
-pub const CONFIG_TUNNEL_TYPES: usize = 24;
-/// Bytes of the device configuration with HASH_TUNNEL.
-pub const CONFIG_LEN_HASH_TUNNEL: usize = 28;

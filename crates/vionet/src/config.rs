@@ -1,5 +1,6 @@
 //! The device configuration (VIRTIO 1.4 §5.1.4): what the host decides, and how the driver sees it.
 
+use vionet_spec::hash::{KEY_MAX, TABLE_MAX, TUNNELS_ALL, TYPES_ALL};
 use vionet_spec::net::{
     CONFIG_DUPLEX, CONFIG_HASH_TYPES, CONFIG_LEN, CONFIG_MAC, CONFIG_MAX_PAIRS, CONFIG_MTU,
     CONFIG_RSS_KEY_MAX, CONFIG_RSS_TABLE_MAX, CONFIG_SPEED, CONFIG_STATUS, CONFIG_TUNNEL_TYPES,
@@ -41,6 +42,10 @@ impl Default for NicConfig {
     }
 }
 
+const RSS_KEY_MAX: u8 = 40;
+const RSS_TABLE_MAX: u16 = 128;
+const _: () = assert!(KEY_MAX == 40 && TABLE_MAX == 128, "as in the configuration");
+
 /// All fields of the configuration space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigSpace {
@@ -64,10 +69,10 @@ impl ConfigSpace {
             pairs: 0,
             mtu: 0,
             speed: None,
-            rss_key_max: 0,
-            rss_table_max: 0,
-            hash_types: 0,
-            tunnel_types: 0,
+            rss_key_max: RSS_KEY_MAX,
+            rss_table_max: RSS_TABLE_MAX,
+            hash_types: TYPES_ALL,
+            tunnel_types: TUNNELS_ALL,
         }
     }
 

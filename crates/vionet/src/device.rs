@@ -12,7 +12,7 @@ use vionet_spec::feature::FeatureBits;
 use vionet_spec::net::CONFIG_LEN;
 
 use crate::config::NicConfig;
-use crate::endpoint::{Endpoint, EndpointFault};
+use crate::endpoint::{Endpoint, EndpointFault, Inlet, OpenError, OpenKind};
 use crate::negotiate::Negotiated;
 use crate::nic::{Effect, Effects, Nic, Op, OpError, PairIndex, QueueIndex, QueueRole};
 use crate::run::{Herald, Kicks, Report, ReportBox, Seat, Workers, ring, silence};
@@ -179,6 +179,16 @@ impl Device {
             match effect {
                 Effect::Open(settings) => {
                     let queues = self.endpoint.open(&settings);
+                    let inlets = if settings.spreads { settings.pairs } else { 0 };
+                    let inlets: io::Result<Vec<_>> =
+                        (0..inlets).map(|_| Inlet::new().map(Arc::new)).collect();
+                    let queues = queues.and_then(|queues| {
+                        self.nic.set_inlets(inlets.map_err(|cause| OpenError {
+                            kind: OpenKind::Host,
+                            reason: format!("no descriptor for a queue pair: {cause}"),
+                        })?);
+                        Ok(queues)
+                    });
                     self.nic.opened(queues, &mut effects);
                 }
                 Effect::Adapt(settings) => {

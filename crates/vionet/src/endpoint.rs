@@ -20,6 +20,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 pub use vionet_frame::coalesce::Arrival;
+use vionet_frame::hash::Hashed;
 use vionet_frame::header::{Offloads, Request};
 
 #[cfg(feature = "std")]
@@ -52,6 +53,8 @@ pub struct Settings {
     pub pairs: u16,
     /// The first so many of them are in use: what arrives is for them alone.
     pub active: u16,
+    /// The driver may have frames spread over pairs by a table: each pair needs an inlet.
+    pub spreads: bool,
     /// The largest IP packet the guest takes that is not to be cut, in bytes.
     pub mtu: u16,
 }
@@ -66,6 +69,8 @@ pub struct RxHeader {
     pub header_len: u16,
     /// The outermost checksum has been validated.
     pub validated: bool,
+    /// The frame's hash, of what the guest has asked for; set on the guest's side.
+    pub hash: Hashed,
 }
 
 /// What an endpoint queue waits for when it has nothing to do.

@@ -2,6 +2,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use vionet_frame::filter::Unwanted;
+use vionet_frame::guard::Refusal;
+
 macro_rules! reasons {
     ($(#[$doc:meta])* $kind:ident { $($(#[$vdoc:meta])* $name:ident = $text:literal,)* }) => {
         $(#[$doc])*
@@ -63,11 +66,87 @@ reasons! {
         TableFull = "table-full",
         /// The link is down.
         LinkDown = "link-down",
+        /// The receive queue that it is for does not run (receive).
+        QueueDown = "queue-down",
+        /// The driver's filter: it has no whole Ethernet header, or not its tag.
+        FilterTooShort = "filter-too-short",
+        /// The driver's filter: it is for another station.
+        FilterUnicast = "filter-unicast",
+        /// The driver's filter: it is for a group that the guest is not in.
+        FilterMulticast = "filter-multicast",
+        /// The driver's filter: broadcasts are switched off.
+        FilterBroadcast = "filter-broadcast",
+        /// The driver's filter: it belongs to a VLAN that the guest is not in.
+        FilterVlan = "filter-vlan",
+        /// The host's policy: no whole Ethernet header.
+        GuardTooShort = "guard-too-short",
+        /// The host's policy: sent from an address that is not the NIC's.
+        GuardSourceMac = "guard-source-mac",
+        /// The host's policy: for a station that is not the NIC (receive).
+        GuardDestinationMac = "guard-destination-mac",
+        /// The host's policy: a VLAN that is not the NIC's, or none where there has to be one.
+        GuardVlan = "guard-vlan",
+        /// The host's policy: more tags, or other ones, than are looked behind.
+        GuardTags = "guard-tags",
+        /// The host's policy: an EtherType that no rule looks into.
+        GuardEtherType = "guard-ether-type",
+        /// The host's policy: lengths or versions contradict each other.
+        GuardMalformed = "guard-malformed",
+        /// The host's policy: a header that a rule needs is beyond the bytes at hand, or behind too many others.
+        GuardHidden = "guard-hidden",
+        /// The host's policy: a fragment of which its receiver could make something that a rule forbids.
+        GuardFragment = "guard-fragment",
+        /// The host's policy: a packet in the name of another IP address.
+        GuardSourceIp = "guard-source-ip",
+        /// The host's policy: aRP in the name of another.
+        GuardArp = "guard-arp",
+        /// The host's policy: neighbour discovery in the name of another.
+        GuardNeighbor = "guard-neighbor",
+        /// The host's policy: a DHCP server's message.
+        GuardDhcpServer = "guard-dhcp-server",
+        /// The host's policy: a router advertisement.
+        GuardRouterAdvert = "guard-router-advert",
+        /// The host's policy: a redirect.
+        GuardRedirect = "guard-redirect",
+    }
+}
+
+impl From<Unwanted> for DropReason {
+    fn from(why: Unwanted) -> Self {
+        match why {
+            Unwanted::TooShort => Self::FilterTooShort,
+            Unwanted::Unicast => Self::FilterUnicast,
+            Unwanted::Multicast => Self::FilterMulticast,
+            Unwanted::Broadcast => Self::FilterBroadcast,
+            Unwanted::Vlan => Self::FilterVlan,
+        }
+    }
+}
+
+impl From<Refusal> for DropReason {
+    fn from(why: Refusal) -> Self {
+        match why {
+            Refusal::TooShort => Self::GuardTooShort,
+            Refusal::SourceMac => Self::GuardSourceMac,
+            Refusal::DestinationMac => Self::GuardDestinationMac,
+            Refusal::Vlan => Self::GuardVlan,
+            Refusal::Tags => Self::GuardTags,
+            Refusal::EtherType => Self::GuardEtherType,
+            Refusal::Malformed => Self::GuardMalformed,
+            Refusal::Hidden => Self::GuardHidden,
+            Refusal::Fragment => Self::GuardFragment,
+            Refusal::SourceIp => Self::GuardSourceIp,
+            Refusal::Arp => Self::GuardArp,
+            Refusal::Neighbor => Self::GuardNeighbor,
+            Refusal::DhcpServer => Self::GuardDhcpServer,
+            Refusal::RouterAdvert => Self::GuardRouterAdvert,
+            Refusal::Redirect => Self::GuardRedirect,
+        }
     }
 }
 
 /// How many drop reasons there are.
-const REASONS: usize = 16;
+const REASONS: usize = 37;
 const _: () = assert!(DropReason::ALL.len() == REASONS, "one counter per reason");
 
 /// A counter with one writer; readers may be a moment behind.
@@ -134,7 +213,17 @@ pub struct LaneStats {
     pub limited_bytes: Counter,
     /// How many batches had how many frames.
     pub batch_sizes: Histogram,
-    drops: [Counter; REASONS],
+    drops: Drops,
+}
+
+/// Dropped frames, in the order of the reasons.
+#[derive(Debug)]
+struct Drops([Counter; REASONS]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self(core::array::from_fn(|_| Counter::default()))
+    }
 }
 
 /// How often a number came up, by powers of two: 1, 2 to 3, 4 to 7, and so on; the last place has
@@ -166,8 +255,9 @@ impl LaneStats {
     /// Adds dropped frames.
     pub(crate) fn dropped(&self, reason: DropReason, count: u64) {
         let index = DropReason::ALL.iter().position(|one| *one == reason);
-        if let Some(counter) = index.and_then(|index| self.drops.get(index)) {
-            counter.add(count);
+        if let Some(counter) = index.and_then(|index| self.drops.0.get(index)) {
+            // Pairs that deliver to each other may both drop.
+            counter.0.fetch_add(count, Ordering::Relaxed);
         }
     }
 
@@ -179,7 +269,7 @@ impl LaneStats {
 
     /// Dropped frames, by reason.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        DropReason::ALL.iter().zip(&self.drops).map(|(reason, count)| (*reason, count.value()))
+        DropReason::ALL.iter().zip(&self.drops.0).map(|(reason, count)| (*reason, count.value()))
     }
 
     /// All dropped frames.

@@ -118,6 +118,11 @@ impl<'m> ReadSpan<'m> {
 }
 
 impl<'m> WriteSpan<'m> {
+    /// A span over memory that its maker keeps alive for `'m`, and does not look at meanwhile.
+    pub(super) const fn raw(base: *mut u8, len: usize, memory: PhantomData<&'m u8>) -> Self {
+        Self { base, len, memory }
+    }
+
     /// Private memory as a span, to receive into it together with guest memory.
     #[must_use]
     pub fn local(bytes: &'m mut [u8]) -> Self {

@@ -2,36 +2,27 @@
 
 use core::fmt;
 
+use vionet_frame::filter::{CommandFault, RxMode, decode_address, decode_switch, decode_vlan};
+use vionet_frame::steer::{ConfigFault, decode_tunnel_types};
+use vionet_frame::vlan::VlanId;
 use vionet_spec::control::{
     ANNOUNCE, ANNOUNCE_ACK, GUEST_OFFLOADS, GUEST_OFFLOADS_SET, HASH_TUNNEL, HASH_TUNNEL_SET, MAC,
     MAC_ADDR_SET, MAC_TABLE_SET, MQ, MQ_HASH_CONFIG, MQ_RSS_CONFIG, MQ_VQ_PAIRS_SET, NOTF_COAL,
-    NOTF_COAL_RX_SET, NOTF_COAL_TX_SET, NOTF_COAL_VQ_GET, NOTF_COAL_VQ_SET, RX, RX_ALLMULTI,
-    RX_ALLUNI, RX_NOBCAST, RX_NOMULTI, RX_NOUNI, RX_PROMISC, STATS, STATS_GET, STATS_QUERY, VLAN,
-    VLAN_ADD, VLAN_DEL,
+    NOTF_COAL_RX_SET, NOTF_COAL_TX_SET, NOTF_COAL_VQ_GET, NOTF_COAL_VQ_SET, RX, STATS, STATS_GET,
+    STATS_QUERY, VLAN, VLAN_ADD, VLAN_DEL,
 };
 use vionet_spec::feature::{Feature, FeatureBits};
 
 use super::state::Coalescing;
 use crate::nic::QueueIndex;
 
-/// A receive mode that can be switched (VIRTIO 1.4 §5.1.9.5.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    Promiscuous,
-    AllMulticast,
-    AllUnicast,
-    NoMulticast,
-    NoUnicast,
-    NoBroadcast,
-}
-
 /// What a driver commands. Tables are decoded where they are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command<'a> {
-    SetMode(Mode, bool),
+    SetMode(RxMode, bool),
     SetMacTable(&'a [u8]),
     SetMac([u8; 6]),
-    Vlan { id: u16, accept: bool },
+    Vlan { id: VlanId, accept: bool },
     AcknowledgeAnnounce,
     SetPairs(u16),
     SetRss(&'a [u8]),
@@ -55,15 +46,37 @@ pub(crate) enum Refused {
     Malformed,
     /// A value that is not allowed, or not possible now.
     Value,
+    /// The data of a filter's command.
+    Filter(CommandFault),
+    /// The data of a command about hashes or steering.
+    Steering(ConfigFault),
+}
+
+impl From<CommandFault> for Refused {
+    fn from(fault: CommandFault) -> Self {
+        Self::Filter(fault)
+    }
+}
+
+impl From<ConfigFault> for Refused {
+    fn from(fault: ConfigFault) -> Self {
+        Self::Steering(fault)
+    }
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "an unknown command, or one whose feature was not negotiated",
-            Self::Malformed => "a command whose data does not have the length it must have",
-            Self::Value => "a command with a value that is not allowed",
-        })
+        match self {
+            Self::Unknown => {
+                f.write_str("an unknown command, or one whose feature was not negotiated")
+            }
+            Self::Malformed => {
+                f.write_str("a command whose data does not have the length it must have")
+            }
+            Self::Value => f.write_str("a command with a value that is not allowed"),
+            Self::Filter(fault) => write!(f, "a command about filters: {fault}"),
+            Self::Steering(fault) => write!(f, "a command about steering: {fault}"),
+        }
     }
 }
 
@@ -75,9 +88,9 @@ impl<'a> Command<'a> {
             (RX, code) => Self::mode(code, data)?,
             (MAC, MAC_TABLE_SET) => (Feature::CTRL_RX, Self::SetMacTable(data)),
             // The class asks for CTRL_RX, the command has a feature of its own, which counts.
-            (MAC, MAC_ADDR_SET) => (Feature::CTRL_MAC_ADDR, Self::SetMac(exactly(data)?)),
+            (MAC, MAC_ADDR_SET) => (Feature::CTRL_MAC_ADDR, Self::SetMac(decode_address(data)?)),
             (VLAN, code @ (VLAN_ADD | VLAN_DEL)) => {
-                let id = u16::from_le_bytes(exactly(data)?);
+                let id = decode_vlan(data)?;
                 (Feature::CTRL_VLAN, Self::Vlan { id, accept: code == VLAN_ADD })
             }
             (ANNOUNCE, ANNOUNCE_ACK) => {
@@ -95,7 +108,8 @@ impl<'a> Command<'a> {
             }
             (NOTF_COAL, code) => Self::coalescing(code, data)?,
             (HASH_TUNNEL, HASH_TUNNEL_SET) => {
-                (Feature::HASH_TUNNEL, Self::SetTunnels(u32::from_le_bytes(exactly(data)?)))
+                let [_, _, _, _] = exactly(data)?;
+                (Feature::HASH_TUNNEL, Self::SetTunnels(decode_tunnel_types(data)?))
             }
             (STATS, STATS_QUERY) => {
                 let [] = exactly(data)?;
@@ -108,19 +122,9 @@ impl<'a> Command<'a> {
     }
 
     fn mode(code: u8, data: &[u8]) -> Result<(Feature, Self), Refused> {
-        let (feature, mode) = match code {
-            RX_PROMISC => (Feature::CTRL_RX, Mode::Promiscuous),
-            RX_ALLMULTI => (Feature::CTRL_RX, Mode::AllMulticast),
-            RX_ALLUNI => (Feature::CTRL_RX_EXTRA, Mode::AllUnicast),
-            RX_NOMULTI => (Feature::CTRL_RX_EXTRA, Mode::NoMulticast),
-            RX_NOUNI => (Feature::CTRL_RX_EXTRA, Mode::NoUnicast),
-            RX_NOBCAST => (Feature::CTRL_RX_EXTRA, Mode::NoBroadcast),
-            _ => return Err(Refused::Unknown),
-        };
-        match exactly(data)? {
-            [on @ (0 | 1)] => Ok((feature, Self::SetMode(mode, on == 1))),
-            [_] => Err(Refused::Value),
-        }
+        let mode = RxMode::of_command(code).ok_or(Refused::Unknown)?;
+        let feature = if mode.is_extra() { Feature::CTRL_RX_EXTRA } else { Feature::CTRL_RX };
+        Ok((feature, Self::SetMode(mode, decode_switch(data)?)))
     }
 
     fn coalescing(code: u8, data: &[u8]) -> Result<(Feature, Self), Refused> {

@@ -2,8 +2,11 @@
 
 use alloc::vec::Vec;
 
+use vionet_frame::filter::{Filter, MacTable};
+use vionet_frame::hash::FlowHash;
 use vionet_frame::header::Offloads;
-use vionet_spec::feature::Feature;
+use vionet_frame::steer::{IndirectionTable, RssConfig, decode_hash_config};
+use vionet_spec::feature::{Feature, FeatureBits};
 
 use super::{Command, Refused};
 use crate::config::NicConfig;
@@ -60,6 +63,14 @@ pub(crate) struct ControlState {
     pub(crate) pairs: u16,
     /// The receive offloads that are switched on.
     pub(crate) offloads: Offloads,
+    /// What the driver wants to receive.
+    filter: Filter,
+    /// Hashes that are reported under automatic steering.
+    hash: FlowHash,
+    /// Where frames go, and by which hash; `None` under automatic steering (NET-CTRL-MQ-10).
+    rss: Option<(FlowHash, IndirectionTable)>,
+    /// Tunnels whose inner headers are hashed (NET-IHH-06).
+    tunnels: u32,
     /// For queues that start: receive, transmit.
     usual: [Coalescing; 2],
     coalescing: Vec<Coalescing>,
@@ -83,9 +94,36 @@ impl ControlState {
             announce: false,
             pairs: 1,
             offloads: Offloads::ALL,
+            filter: Filter::default(),
+            hash: FlowHash::disabled(),
+            rss: None,
+            tunnels: 0,
             usual: [Coalescing::default(); 2],
             coalescing: alloc::vec![Coalescing::default(); queues],
         }
+    }
+
+    /// The driver has settled its features: the filter's tables are empty (NET-CTRL-MAC-01).
+    pub(crate) fn begin(&mut self, agreed: FeatureBits) {
+        let mac = agreed.has(Feature::MAC).then_some(self.mac);
+        let (by_address, by_vlan) = (agreed.has(Feature::CTRL_RX), agreed.has(Feature::CTRL_VLAN));
+        self.filter = Filter::new(mac, by_address, by_vlan);
+    }
+
+    /// What the driver wants to receive.
+    pub(crate) fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// Where frames go by their hash, unless steering is automatic.
+    pub(crate) fn table(&self) -> Option<&IndirectionTable> {
+        self.rss.as_ref().map(|(_, table)| table)
+    }
+
+    /// The hash in force: that of the steering, or the one to report (NET-HASH-02, -03).
+    pub(crate) fn hash(&self) -> FlowHash {
+        let hash = self.rss.as_ref().map_or(&self.hash, |(hash, _)| hash);
+        hash.clone().with_tunnels(self.tunnels)
     }
 
     /// The plan of the data path, under what was agreed and is switched on (NET-OFF-03).
@@ -113,14 +151,35 @@ impl ControlState {
     /// Does what the command says, whole or not at all.
     pub(crate) fn obey(&mut self, command: Command<'_>, world: &World<'_>) -> Result<(), Refused> {
         match command {
-            Command::SetMac(mac) => self.mac = mac,
+            Command::SetMode(mode, on) => self.filter.set_mode(mode, on),
+            Command::SetMacTable(data) => self.filter.set_table(MacTable::decode(data)?),
+            Command::SetMac(mac) => {
+                self.mac = mac;
+                self.filter.set_mac(mac);
+            }
+            Command::Vlan { id, accept: true } => self.filter.vlans_mut().insert(id),
+            Command::Vlan { id, accept: false } => self.filter.vlans_mut().remove(id),
             Command::AcknowledgeAnnounce => self.announce = false, // NET-CTRL-ANN-01
             Command::SetPairs(pairs) => {
                 if !(1..=world.pairs).contains(&pairs) {
                     return Err(Refused::Value); // NET-CTRL-MQ-12
                 }
                 self.pairs = pairs;
+                self.rss = None;
             }
+            Command::SetRss(data) => {
+                let config = RssConfig::decode(data, world.pairs)?;
+                self.pairs = config.transmit_pairs.max(config.table.pairs_used());
+                self.rss = Some((config.hash, config.table));
+            }
+            Command::SetHash(data) => {
+                let hash = decode_hash_config(data)?;
+                if self.rss.is_some() {
+                    return Err(Refused::Value); // NET-CTRL-HASH-01
+                }
+                self.hash = hash;
+            }
+            Command::SetTunnels(bits) => self.tunnels = bits,
             Command::SetOffloads(bits) => self.offloads = offloads(bits, world)?,
             Command::CoalesceTransmit(wish) => self.coalesce_all(1, wish),
             Command::CoalesceReceive(wish) => self.coalesce_all(0, wish),
@@ -132,12 +191,6 @@ impl ControlState {
             Command::ReadCoalescing(queue) if (world.is_live)(queue) => {}
             Command::ReadCoalescing(_) => return Err(Refused::Value), // NET-COAL-04
             Command::QueryStatistics | Command::ReadStatistics(_) => {}
-            Command::SetMode(..)
-            | Command::SetMacTable(_)
-            | Command::Vlan { .. }
-            | Command::SetRss(_)
-            | Command::SetHash(_)
-            | Command::SetTunnels(_) => return Err(Refused::Unknown),
         }
         Ok(())
     }

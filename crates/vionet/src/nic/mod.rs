@@ -25,6 +25,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use vionet_frame::guard::Guard;
 use vionet_queue::Cursor;
 use vionet_raw::{AddressSpace, MemoryMap};
 use vionet_spec::feature::{Feature, FeatureBits};
@@ -38,7 +39,9 @@ use crate::control::{ControlLane, ControlState};
 use crate::endpoint::{Capabilities, EndpointQueue, OpenError, Settings};
 use crate::interrupt::Interrupt;
 use crate::negotiate::{Negotiated, Offer};
-use crate::pair::{Lower, QueuePair};
+#[cfg(feature = "std")]
+use crate::pair::Inlet;
+use crate::pair::{Bench, Judge, Lower, PairConfig, QueuePair, Steering};
 use crate::stats::{ControlStats, PairStats};
 
 /// What waits for pairs to come home, or for the endpoint to open.
@@ -62,6 +65,11 @@ pub struct Nic {
     queues: Vec<QueueSlot>,
     control: Option<ControlLane>,
     state: ControlState,
+    /// Policy of the host about what the guest may send and get.
+    guard: Option<Arc<Guard>>,
+    /// Where the pairs deliver to each other, when they do; made outside.
+    #[cfg(feature = "std")]
+    inlets: Vec<Arc<Inlet>>,
     /// Commands that may still be obeyed in this operation.
     commands_left: u16,
     has_commands: bool,
@@ -91,6 +99,9 @@ impl Nic {
             queues: (0..queues).map(|_| QueueSlot::default()).collect(),
             control: None,
             state: ControlState::new(&config),
+            guard: None,
+            #[cfg(feature = "std")]
+            inlets: Vec::new(),
             commands_left: 0,
             has_commands: false,
             control_stats: Arc::default(),
@@ -103,6 +114,12 @@ impl Nic {
     #[must_use]
     pub fn behind_platform(self) -> Self {
         Self { offer: self.offer.with_platform(), ..self }
+    }
+
+    /// The same under a policy of the host.
+    #[must_use]
+    pub fn guarded(self, guard: Guard) -> Self {
+        Self { guard: Some(Arc::new(guard)), ..self }
     }
 
     fn no_memory() -> Arc<AddressSpace> {
@@ -283,6 +300,12 @@ impl Nic {
         }
     }
 
+    /// Before answering [`Effect::Open`] whose settings have `spreads`: an inlet for each pair.
+    #[cfg(feature = "std")]
+    pub fn set_inlets(&mut self, inlets: Vec<Arc<Inlet>>) {
+        self.inlets = inlets;
+    }
+
     /// Answers [`Effect::Open`] with one endpoint queue per pair, in pair order.
     pub fn opened(
         &mut self,
@@ -298,6 +321,8 @@ impl Nic {
         for (slot, queue) in self.pairs.iter_mut().zip(queues) {
             let queue = Lower::around(queue, transmit, self.capabilities.transmit);
             let pair = QueuePair::new(slot.index, *agreed.plan(), queue, Arc::clone(&slot.stats));
+            #[cfg(feature = "std")]
+            let pair = pair.with_inlet(self.inlets.get(slot.index.slot()).cloned());
             slot.place = Place::Home(Box::new(pair));
         }
         self.configure_pairs();
@@ -373,6 +398,7 @@ impl Nic {
         }
         let agreed = self.offer.accept(bits).map_err(OpError::Refused)?;
         self.state = ControlState::new(&self.config);
+        self.state.begin(agreed.bits());
         self.negotiated = Some(agreed);
         // The endpoint is opened anew, with the new settings.
         for slot in &mut self.pairs {
@@ -390,6 +416,7 @@ impl Nic {
             receive: receive.intersection(self.capabilities.receive),
             pairs: self.config.pairs,
             active: self.spread(),
+            spreads: self.config.pairs > 1 && self.negotiated.as_ref()?.bits().has(Feature::RSS),
             mtu: plan.mtu,
         })
     }
@@ -398,12 +425,35 @@ impl Nic {
     fn configure_pairs(&mut self) {
         let Some(agreed) = self.negotiated.as_ref() else { return };
         let plan = self.state.plan(agreed.plan());
+        let judge = Arc::new(self.judge(agreed.bits()));
+        #[cfg(feature = "std")]
+        let siblings: Arc<[Arc<Inlet>]> = self.inlets.iter().cloned().collect();
         let Self { pairs, state, link_up, .. } = self;
         for slot in pairs {
-            let coalescing = state.coalescing_of(slot.index);
+            let delays = state.coalescing_of(slot.index);
+            let in_use = slot.index.0 < state.pairs;
             if let Some(pair) = slot.home() {
-                pair.configure(plan, *link_up, coalescing);
+                let bench = (!judge.is_idle()).then(|| {
+                    #[cfg(feature = "std")]
+                    return Bench::new(Arc::clone(&judge), Arc::clone(&siblings));
+                    #[cfg(not(feature = "std"))]
+                    Bench::new(Arc::clone(&judge))
+                });
+                let link_up = *link_up;
+                pair.configure(PairConfig { plan, link_up, in_use, delays, bench });
             }
+        }
+    }
+
+    /// What is to be asked of every received frame.
+    fn judge(&self, agreed: FeatureBits) -> Judge {
+        let table = self.state.table().filter(|_| self.config.pairs > 1);
+        let hashes = agreed.has(Feature::HASH_REPORT) || table.is_some();
+        Judge {
+            guard: self.guard.clone(),
+            filter: self.state.filter().clone(),
+            hash: hashes.then(|| self.state.hash()),
+            steering: table.map_or(Steering::AsItCame, |table| Steering::Table(table.clone())),
         }
     }
 
@@ -456,6 +506,9 @@ impl Nic {
             queues,
             control,
             state,
+            guard: _,
+            #[cfg(feature = "std")]
+            inlets,
             commands_left,
             has_commands,
             control_stats: _,
@@ -468,6 +521,8 @@ impl Nic {
         *space = Self::no_memory();
         *control = None;
         *state = ControlState::new(config);
+        #[cfg(feature = "std")]
+        inlets.clear();
         *commands_left = 0;
         *has_commands = false;
         *pending = None;

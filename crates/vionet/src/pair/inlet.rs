@@ -19,15 +19,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 use vionet_queue::{DeviceWrites, Fault};
 
-use super::{Lane, RxSink};
+use super::rx::{Filled, GuestSink};
+use super::sink::{Bench, Look};
+use super::{Lane, Refused, RxSink};
 use crate::negotiate::Plan;
-use crate::stats::PairStats;
+use crate::nic::PairIndex;
+use crate::stats::{DropReason, PairStats};
 use crate::time::Instant;
 
 /// The most frames of one delivery: a sender's batch may be cut into many.
@@ -50,14 +53,20 @@ pub struct Inlet {
     open: AtomicBool,
     /// The driver is to be interrupted.
     due: AtomicBool,
+    /// When it is to be interrupted, in nanoseconds, where that is put off; else 0.
+    late: AtomicU64,
     /// The pair's own worker has to attend to something.
     news: AtomicBool,
     /// Wakes that worker.
     bell: OwnedFd,
 }
 
-struct Lent {
+/// A receive lane away from its pair.
+pub(super) struct Lent {
     lane: Lane<DeviceWrites>,
+    /// Looks at frames, if anything is to.
+    bench: Option<Bench>,
+    pair: PairIndex,
     plan: Plan,
     stats: Arc<PairStats>,
     fault: Option<Fault>,
@@ -81,7 +90,7 @@ impl Inlet {
     pub fn new() -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let [open, due, news] = [const { AtomicBool::new(false) }; 3];
-        Ok(Self { lent: Mutex::new(None), open, due, news, bell })
+        Ok(Self { lent: Mutex::new(None), open, due, late: AtomicU64::new(0), news, bell })
     }
 
     /// Calls `fill` with the guest's buffers; then publishes once, and has the pair's worker
@@ -93,17 +102,43 @@ impl Inlet {
         }
         let mut place = self.lock();
         // Its owner may have come while others had it.
-        let Some(Lent { lane, plan, stats, fault, has_interrupt }) =
+        let Some(Lent { lane, bench, pair, plan, stats, .. }) =
             place.as_mut().filter(|_| self.is_open())
         else {
             return Delivery::Closed;
         };
         let stats = &stats.rx;
         lane.queue.disarm();
-        let sink = RxSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now);
+        let sink = GuestSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now);
+        let sink = match bench {
+            None => RxSink::guest(sink),
+            Some(bench) => {
+                RxSink::judged(Look { bench, here: *pair, plan, stats, now }, Some(sink))
+            }
+        };
         let mut sink = sink.with_budget(FRAMES_MAX);
         fill(&mut sink);
         let filled = sink.finish();
+        self.settle(&mut place, &filled, now);
+        Delivery::Done
+    }
+
+    /// Opens the door for frames that have been looked at; `None` when the guest has no live
+    /// receive queue. What was pushed is published when it is dropped.
+    pub(super) fn open(&self, now: Instant) -> Option<Opened<'_>> {
+        if !self.is_open() {
+            return None;
+        }
+        let mut place = self.lock();
+        let lent = place.as_mut().filter(|_| self.is_open())?;
+        lent.lane.queue.disarm();
+        Some(Opened { inlet: self, place, filled: Filled::default(), now })
+    }
+
+    /// Publishes what was filled, and leaves the rest to the pair's own worker.
+    fn settle(&self, place: &mut Option<Lent>, filled: &Filled, now: Instant) {
+        let Some(Lent { lane, stats, fault, has_interrupt, .. }) = place else { return };
+        let stats = &stats.rx;
         if filled.worked {
             stats.batches.add(1);
             stats.batch_sizes.add(filled.frames);
@@ -111,16 +146,18 @@ impl Inlet {
         }
         stats.starved.add(u64::from(filled.starved));
         let owed = lane.take_owed() && *has_interrupt;
-        let wanted = owed && !self.due.swap(true, Ordering::AcqRel);
+        let mut news = owed && !self.due.swap(true, Ordering::AcqRel);
+        let late = lane.delay.due().filter(|_| *has_interrupt).map_or(0, Instant::nanos);
+        news |= self.late.swap(late, Ordering::AcqRel) != late && late != 0;
         if let Some(rule) = filled.fault {
             *fault = Some(lane.break_off(rule, stats));
             self.open.store(false, Ordering::Release);
+            news = true;
         }
         lane.forget_translations();
-        if wanted || filled.fault.is_some() {
+        if news {
             self.ring();
         }
-        Delivery::Done
     }
 
     /// Readable when the pair's worker has something to hear.
@@ -128,26 +165,35 @@ impl Inlet {
         self.bell.as_fd()
     }
 
-    /// Takes the lane in, without its interrupt.
-    pub(super) fn lend(
-        &self,
-        mut lane: Lane<DeviceWrites>,
-        plan: Plan,
-        stats: Arc<PairStats>,
-        has_interrupt: bool,
-    ) {
-        let opens = lane.is_live() && lane.enabled;
-        self.due.store(lane.take_owed() && has_interrupt, Ordering::Release);
-        *self.lock() = Some(Lent { lane, plan, stats, fault: None, has_interrupt });
+    /// Takes the lane in, without its interrupt. The door stays closed unless it `opens`.
+    pub(super) fn lend(&self, mut lent: Lent, opens: bool) {
+        let lane = &mut lent.lane;
+        let opens = opens && lane.is_live() && lane.enabled;
+        self.due.store(lane.take_owed() && lent.has_interrupt, Ordering::Release);
+        let late = lane.delay.due().map_or(0, Instant::nanos);
+        self.late.store(late, Ordering::Release);
+        *self.lock() = Some(lent);
         self.open.store(opens, Ordering::Release);
         self.ring();
     }
 
     /// The lane, and whether an interrupt is due; nobody delivers any more when this returns.
-    pub(super) fn take_back(&self) -> Option<(Lane<DeviceWrites>, bool)> {
+    pub(super) fn take_back(&self) -> Option<(Lane<DeviceWrites>, Option<Bench>, bool)> {
         self.open.store(false, Ordering::SeqCst);
-        let lane = self.lock().take()?.lane;
-        Some((lane, self.due.swap(false, Ordering::AcqRel)))
+        let Lent { lane, bench, .. } = self.lock().take()?;
+        self.late.store(0, Ordering::Release);
+        Some((lane, bench, self.due.swap(false, Ordering::AcqRel)))
+    }
+
+    /// When the driver is to be interrupted, where that is put off.
+    pub(super) fn late(&self) -> Option<Instant> {
+        let late = self.late.load(Ordering::Acquire);
+        (late != 0).then(|| Instant::from_nanos(late))
+    }
+
+    /// It is interrupted now.
+    pub(super) fn not_late_any_more(&self) {
+        self.late.store(0, Ordering::Release);
     }
 
     fn is_open(&self) -> bool {
@@ -185,6 +231,59 @@ impl Inlet {
     fn lock(&self) -> MutexGuard<'_, Option<Lent>> {
         // A sender that panicked has lost its own pair; the lane's state is whole between verbs.
         self.lent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Lent {
+    pub(super) fn new(
+        lane: Lane<DeviceWrites>,
+        bench: Option<Bench>,
+        (pair, plan): (PairIndex, Plan),
+        stats: Arc<PairStats>,
+        has_interrupt: bool,
+    ) -> Self {
+        Self { lane, bench, pair, plan, stats, fault: None, has_interrupt }
+    }
+}
+
+/// An inlet with its door open.
+pub(super) struct Opened<'a> {
+    inlet: &'a Inlet,
+    place: MutexGuard<'a, Option<Lent>>,
+    filled: Filled,
+    now: Instant,
+}
+
+impl Opened<'_> {
+    /// Pushes a frame. A guest without room loses it.
+    pub(super) fn push(
+        &mut self,
+        push: impl FnOnce(&mut GuestSink<'_>) -> Result<(), Refused>,
+    ) -> Result<(), Refused> {
+        let Some(Lent { lane, plan, stats, .. }) = self.place.as_mut() else {
+            return Err(Refused::Dropped);
+        };
+        if self.filled.fault.is_some() {
+            return Err(Refused::Dropped);
+        }
+        let stats = &stats.rx;
+        let mut sink = GuestSink::new(&mut lane.queue, &mut lane.batch, plan, stats, self.now);
+        let pushed = push(&mut sink);
+        if pushed == Err(Refused::Full) {
+            sink.dropped(DropReason::NoBuffer);
+        }
+        let filled = sink.finish();
+        self.filled.worked |= filled.worked;
+        self.filled.starved |= filled.starved;
+        self.filled.frames = self.filled.frames.saturating_add(filled.frames);
+        self.filled.fault = filled.fault;
+        pushed
+    }
+}
+
+impl Drop for Opened<'_> {
+    fn drop(&mut self) {
+        self.inlet.settle(&mut self.place, &self.filled, self.now);
     }
 }
 

@@ -14,9 +14,11 @@ mod delay;
 #[cfg(feature = "std")]
 mod inlet;
 mod join;
+mod judge;
 mod lower;
 mod rarp;
 mod rx;
+mod sink;
 mod tx;
 
 use alloc::boxed::Box;
@@ -29,9 +31,14 @@ use vionet_queue::{Armed, Batch, Cursor, DeviceReads, DeviceWrites, Direction, F
 use vionet_raw::AddressSpace;
 
 #[cfg(feature = "std")]
+use inlet::Lent;
+#[cfg(feature = "std")]
 pub use inlet::{Delivery, Inlet};
+pub(crate) use judge::{Judge, Steering};
 pub(crate) use lower::Lower;
-pub use rx::{Refused, RxSink};
+pub use rx::Refused;
+pub(crate) use sink::Bench;
+pub use sink::RxSink;
 pub use tx::{TxBatch, TxFrame};
 
 use crate::control::Coalescing;
@@ -42,6 +49,8 @@ use crate::nic::{PairIndex, QueueIndex};
 use crate::stats::{DropReason, LaneStats, PairStats};
 use crate::time::Instant;
 use delay::Delay;
+use rx::GuestSink;
+use sink::Look;
 
 /// The most frames one step moves in one direction.
 pub(crate) const BATCH: usize = 64;
@@ -234,6 +243,17 @@ impl Idle {
     }
 }
 
+/// What the control plane has decided about a pair.
+pub(crate) struct PairConfig {
+    pub(crate) plan: Plan,
+    pub(crate) link_up: bool,
+    /// The driver uses the pair.
+    pub(crate) in_use: bool,
+    /// Of the receive and of the transmit queue.
+    pub(crate) delays: [Coalescing; 2],
+    pub(crate) bench: Option<Bench>,
+}
+
 /// Two live queues and the host side behind them. Moved to a worker, and moved back when asked.
 pub struct QueuePair {
     index: PairIndex,
@@ -242,15 +262,23 @@ pub struct QueuePair {
     pub(crate) tx: Option<Lane<DeviceReads>>,
     frames: Box<[TxFrame; BATCH]>,
     endpoint: Box<dyn EndpointQueue>,
+    /// Looks at received frames, if anything is to; a lane that its endpoint delivers into takes
+    /// it along.
+    bench: Option<Bench>,
     /// Where the receive lane is while the pair is out, if others deliver into it.
     #[cfg(feature = "std")]
     inlet: Option<Arc<Inlet>>,
+    /// Its endpoint delivers there, and is not asked for frames.
+    #[cfg(feature = "std")]
+    is_delivered_to: bool,
     /// The interrupt of a lane that is in the inlet.
     #[cfg(feature = "std")]
     kept: Option<Arc<dyn Interrupt>>,
     /// The host side is gone: frames are dropped and counted.
     gone: bool,
-    /// The link is up: frames may move.
+    /// The link is up, and the driver uses the pair: frames may arrive.
+    receives: bool,
+    /// The link is up: frames may be sent.
     link_up: bool,
     stats: Arc<PairStats>,
 }
@@ -269,20 +297,40 @@ impl QueuePair {
             rx: None,
             tx: None,
             frames,
+            bench: None,
+            #[cfg(feature = "std")]
+            is_delivered_to: endpoint.inlet().is_some(),
             #[cfg(feature = "std")]
             inlet: endpoint.inlet(),
             #[cfg(feature = "std")]
             kept: None,
             endpoint,
             gone: false,
+            receives: true,
             link_up: true,
             stats,
         }
     }
 
+    /// Gives it a place where other pairs of the device deliver into it, if its endpoint has not.
+    #[cfg(feature = "std")]
+    pub(crate) fn with_inlet(mut self, inlet: Option<Arc<Inlet>>) -> Self {
+        if self.inlet.is_none() {
+            self.inlet = inlet;
+        }
+        self
+    }
+
+    #[cfg(feature = "std")]
+    pub(crate) fn inlet(&self) -> Option<&Arc<Inlet>> {
+        self.inlet.as_ref()
+    }
+
     /// What has been decided about the pair; at home only.
-    pub(crate) fn configure(&mut self, plan: Plan, link_up: bool, delays: [Coalescing; 2]) {
-        (self.plan, self.link_up) = (plan, link_up);
+    pub(crate) fn configure(&mut self, config: PairConfig) {
+        let PairConfig { plan, link_up, in_use, delays, bench } = config;
+        (self.plan, self.link_up, self.receives) = (plan, link_up, link_up && in_use);
+        self.bench = bench;
         let [rx, tx] = delays;
         self.rx.iter_mut().for_each(|lane| lane.delay.set(rx));
         self.tx.iter_mut().for_each(|lane| lane.delay.set(tx));
@@ -296,11 +344,14 @@ impl QueuePair {
 
     fn lend(&mut self) {
         #[cfg(feature = "std")]
-        if let (Some(inlet), Some(_)) = (&self.inlet, &self.rx)
+        if let Some(inlet) = self.inlet.as_ref().filter(|_| self.others_deliver())
             && let Some(mut lane) = self.rx.take()
         {
             self.kept = lane.interrupt.take();
-            inlet.lend(lane, self.plan, Arc::clone(&self.stats), self.kept.is_some());
+            let bench = if self.is_delivered_to { self.bench.take() } else { None };
+            let (what, stats) = ((self.index, self.plan), Arc::clone(&self.stats));
+            let lent = Lent::new(lane, bench, what, stats, self.kept.is_some());
+            inlet.lend(lent, self.receives);
         }
     }
 
@@ -312,28 +363,40 @@ impl QueuePair {
 
     fn take_back(&mut self) {
         #[cfg(feature = "std")]
-        if let Some((mut lane, due)) = self.inlet.as_ref().and_then(|inlet| inlet.take_back()) {
+        if let Some((mut lane, bench, due)) =
+            self.inlet.as_ref().and_then(|inlet| inlet.take_back())
+        {
+            self.bench = bench.or(self.bench.take());
             lane.interrupt = self.kept.take();
             lane.owed = due;
             self.rx = Some(lane);
         }
     }
 
-    /// Whether others deliver: then what is readable is the inlet's bell.
-    fn has_inlet(&self) -> bool {
-        #[cfg(feature = "std")]
-        return self.inlet.is_some();
-        #[cfg(not(feature = "std"))]
-        false
+    /// Whether others deliver: the endpoint, or pairs that get frames for this one.
+    #[cfg(feature = "std")]
+    fn others_deliver(&self) -> bool {
+        self.is_delivered_to || self.spreads()
+    }
+
+    /// Whether frames that come by this pair go to others.
+    fn spreads(&self) -> bool {
+        self.bench.as_ref().is_some_and(|bench| bench.judge.spreads())
     }
 
     /// Interrupts the driver for what others have delivered; says what rule it broke meanwhile.
     #[inline]
-    fn attend(&mut self) -> Option<Fault> {
+    fn attend(&mut self, now: Instant) -> Option<Fault> {
+        #[cfg(not(feature = "std"))]
+        let _now = now;
         #[cfg(feature = "std")]
         if let Some(inlet) = &self.inlet {
             let news = inlet.attend();
-            if news.interrupt
+            let late = inlet.late().is_some_and(|at| at <= now);
+            if late {
+                inlet.not_late_any_more();
+            }
+            if (news.interrupt || late)
                 && let Some(interrupt) = &self.kept
             {
                 interrupt.raise();
@@ -367,7 +430,14 @@ impl QueuePair {
     #[cfg(feature = "std")]
     #[must_use]
     pub fn endpoint_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.inlet.as_ref().map(|inlet| inlet.bell()).or_else(|| self.endpoint.fd())
+        self.endpoint.fd()
+    }
+
+    /// Readable when others have something to tell: to be waited on whatever [`Watch`] says.
+    #[cfg(feature = "std")]
+    #[must_use]
+    pub fn bell_fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.inlet.as_ref().map(|inlet| inlet.bell())
     }
 
     /// One bounded step in both directions at time `now`. When it ends with a wait, the driver
@@ -389,7 +459,7 @@ impl QueuePair {
         let tx = self.transmit(now, idle);
         // A step says one fault: after one, receiving waits for the next step.
         let rx = match tx.fault {
-            None => match self.attend() {
+            None => match self.attend(now) {
                 None => self.receive(now, idle),
                 fault => Outcome { again: true, fault, ..Outcome::default() },
             },
@@ -424,16 +494,21 @@ impl QueuePair {
     }
 
     fn watch(&self, wish: Watch, starved: bool) -> Watch {
-        let receiving = self.rx.as_ref().is_some_and(|lane| lane.is_live() && lane.enabled);
-        let receiving = receiving && self.link_up;
+        let lane = self.rx.as_ref().is_some_and(|lane| lane.is_live() && lane.enabled);
+        let receiving = self.receives && (lane || self.spreads());
+        #[cfg(feature = "std")]
+        let lent = self.inlet.as_ref().and_then(|inlet| inlet.late());
+        #[cfg(not(feature = "std"))]
+        let lent = None;
         let late = [
+            lent,
             self.rx.as_ref().and_then(|lane| lane.delay.due()),
             self.tx.as_ref().and_then(|lane| lane.delay.due()),
             wish.deadline.filter(|_| receiving && !self.gone),
         ];
         Watch {
             // No poll of the host side while the guest has no room for what it would bring.
-            readable: self.has_inlet() || wish.readable && receiving && !starved && !self.gone,
+            readable: wish.readable && receiving && !starved && !self.gone,
             writable: wish.writable && !self.gone,
             deadline: late.into_iter().flatten().min(),
         }
@@ -502,15 +577,27 @@ impl QueuePair {
 
     fn receive(&mut self, now: Instant, idle: Idle) -> Outcome {
         let usable = |lane: &&mut Lane<DeviceWrites>| lane.is_live() && lane.enabled;
-        let Some(lane) = self.rx.as_mut().filter(usable) else {
-            return Outcome::default();
-        };
         let stats = &self.stats.rx;
         let mut outcome = Outcome::default();
-        if self.gone || !self.link_up {
+        if self.gone || !self.receives {
             return outcome;
         }
-        let mut sink = RxSink::new(&mut lane.queue, &mut lane.batch, &self.plan, stats, now);
+        let (here, plan) = (self.index, &self.plan);
+        let look = self.bench.as_mut().map(|bench| Look { bench, here, plan, stats, now });
+        let Some(lane) = self.rx.as_mut().filter(usable) else {
+            if let Some(look) = look.filter(|look| look.bench.judge.spreads()) {
+                let mut sink = RxSink::judged(look, None);
+                outcome.host = self.endpoint.receive(&mut sink).err();
+                outcome.again = sink.finish().spent;
+                outcome.worked = outcome.again;
+            }
+            return outcome;
+        };
+        let guest = GuestSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now);
+        let mut sink = match look {
+            None => RxSink::guest(guest),
+            Some(look) => RxSink::judged(look, Some(guest)),
+        };
         outcome.host = self.endpoint.receive(&mut sink).err();
         stats.host_errors.add(u64::from(outcome.host.is_some()));
         let filled = sink.finish();

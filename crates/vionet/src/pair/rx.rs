@@ -38,7 +38,7 @@ pub enum Refused {
 }
 
 /// Where received frames go: the guest's buffers, by windows.
-pub struct RxSink<'a> {
+pub(super) struct GuestSink<'a> {
     queue: &'a mut Queue,
     batch: &'a mut Batch<DeviceWrites>,
     plan: &'a Plan,
@@ -63,6 +63,7 @@ pub struct RxSink<'a> {
 }
 
 /// What a sink has come to.
+#[derive(Default)]
 pub(super) struct Filled {
     /// Buffers go back.
     pub(super) worked: bool,
@@ -73,7 +74,7 @@ pub(super) struct Filled {
     pub(super) fault: Option<Fault>,
 }
 
-impl<'a> RxSink<'a> {
+impl<'a> GuestSink<'a> {
     pub(super) fn new(
         queue: &'a mut Queue,
         batch: &'a mut Batch<DeviceWrites>,
@@ -104,7 +105,6 @@ impl<'a> RxSink<'a> {
     }
 
     /// The same sink, for up to `budget` frames.
-    #[cfg(feature = "std")]
     pub(super) fn with_budget(self, budget: usize) -> Self {
         Self { budget, granted: budget, ..self }
     }
@@ -123,13 +123,13 @@ impl<'a> RxSink<'a> {
 
     /// What the guest takes unfinished now.
     #[must_use]
-    pub fn takes(&self) -> Offloads {
+    pub(super) fn takes(&self) -> Offloads {
         self.plan.receive
     }
 
     /// When this step began.
     #[must_use]
-    pub fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         self.now
     }
 
@@ -142,7 +142,7 @@ impl<'a> RxSink<'a> {
     /// Room for one frame of up to `want` bytes, nothing consumed. `None` when there is no such
     /// room now; then [`Self::room`] tells what there is.
     #[inline]
-    pub fn window(&mut self, want: u32) -> Option<&[WriteSpan<'_>]> {
+    pub(super) fn window(&mut self, want: u32) -> Option<&[WriteSpan<'_>]> {
         // Most frames fit into the next buffer.
         if self.budget > 0
             && let Some(row) = self.batch.row(self.next)
@@ -157,7 +157,7 @@ impl<'a> RxSink<'a> {
 
     /// The longest frame that fits now, in bytes; 0 when there is no room or this step has
     /// delivered enough.
-    pub fn room(&mut self) -> u32 {
+    pub(super) fn room(&mut self) -> u32 {
         if !self.ready() {
             return 0;
         }
@@ -171,7 +171,7 @@ impl<'a> RxSink<'a> {
 
     /// Whether it is time to fetch a frame of up to `len` bytes: it fits, or it never will and is
     /// to be dropped. If not, the guest is asked to say when it has posted more.
-    pub fn has_room(&mut self, len: u32) -> bool {
+    pub(super) fn has_room(&mut self, len: u32) -> bool {
         if !self.ready() {
             return false;
         }
@@ -193,7 +193,7 @@ impl<'a> RxSink<'a> {
     /// The window's first `len` bytes are a frame: writes its virtio header and settles its
     /// chains. A frame that breaks what was agreed is dropped and counted instead.
     #[inline]
-    pub fn commit(&mut self, len: u32, header: &RxHeader) {
+    pub(super) fn commit(&mut self, len: u32, header: &RxHeader) {
         let (Ok(()) | Err(_)) = self.deliver(len, header);
     }
 
@@ -202,7 +202,7 @@ impl<'a> RxSink<'a> {
     /// # Errors
     /// [`Refused::Full`]: keep the frame, come again. [`Refused::Dropped`]: forget it.
     #[inline]
-    pub fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
+    pub(super) fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
         let Ok(len) = u32::try_from(frame.len()) else { return Err(Refused::Dropped) };
         if self.push_single(header, len, |payload| payload.write_all(frame)) {
             return Ok(());
@@ -219,7 +219,7 @@ impl<'a> RxSink<'a> {
     /// # Errors
     /// [`Refused::Full`]: there is no room now. [`Refused::Dropped`]: it never fits.
     #[inline]
-    pub fn push_spans(
+    pub(super) fn push_spans(
         &mut self,
         header: &RxHeader,
         len: u32,
@@ -234,7 +234,7 @@ impl<'a> RxSink<'a> {
     /// # Errors
     /// As for [`Self::push_spans`].
     #[inline]
-    pub fn push_checked(
+    pub(super) fn push_checked(
         &mut self,
         header: &RxHeader,
         len: u32,
@@ -263,7 +263,7 @@ impl<'a> RxSink<'a> {
     /// Counts a frame that the endpoint itself has dropped. It uses up the step's budget like
     /// any other: no step is without end.
     #[cold]
-    pub fn dropped(&mut self, reason: DropReason) {
+    pub(super) fn dropped(&mut self, reason: DropReason) {
         self.stats.dropped(reason, 1);
         if let Some(budget) = self.budget.checked_sub(1) {
             self.budget = budget;

@@ -72,6 +72,7 @@ const BELL: u64 = u64::MAX;
 /// What an event is about, in its lowest bits; its place is above.
 const SOURCE_BITS: u32 = 2;
 const ENDPOINT: u64 = 2;
+const NEIGHBOURS: u64 = 3;
 
 pub(super) struct Desk {
     letters: Receiver<Mail>,
@@ -308,6 +309,10 @@ impl Job {
             let data = EventData::new_u64(event);
             told_of(epoll::add(epoll, fd, data, interest), index, reports);
         }
+        if let Some(fd) = pair.bell_fd() {
+            let data = EventData::new_u64(place | NEIGHBOURS);
+            told_of(epoll::add(epoll, fd, data, EventFlags::IN), index, reports);
+        }
         let polled = pair.live().iter().zip(&kicks).any(|(live, kick)| *live && kick.is_none());
         let start = Instant::from_nanos(0);
         Self {
@@ -330,7 +335,7 @@ impl Job {
             // One that could not be added is not there to be taken away.
             let (Ok(()) | Err(_)) = epoll::delete(epoll, kick);
         }
-        if let Some(fd) = self.pair.endpoint_fd() {
+        for fd in [self.pair.endpoint_fd(), self.pair.bell_fd()].into_iter().flatten() {
             let (Ok(()) | Err(_)) = epoll::delete(epoll, fd);
         }
         self.pair
