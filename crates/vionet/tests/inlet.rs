@@ -129,11 +129,11 @@ fn a_rule_broken_under_anothers_delivery_is_told_once_by_the_pair_itself() {
     bench.rx.expose();
     assert!(push(&inlet, &[frame(60)]).1[0].is_err());
     assert_eq!(push(&inlet, &[frame(60)]), (Delivery::Closed, vec![]), "it stands still");
-    let fd = bench.pair.as_ref().unwrap().endpoint_fd().expect("a bell").as_raw_fd();
+    let fd = bench.pair.as_ref().unwrap().bell_fd().expect("a bell").as_raw_fd();
     assert!(fd >= 0);
     let fault = bench.step().fault.expect("a fault");
     assert_eq!((fault.queue, fault.fault), (RX, Fault::ReadableInReceive));
     let step = bench.step();
     assert_eq!(step.fault, None);
-    assert!(matches!(step.next, Next::Wait(watch) if watch.readable));
+    assert!(matches!(step.next, Next::Wait(_)));
 }

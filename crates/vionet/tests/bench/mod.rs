@@ -11,8 +11,8 @@ use vionet::endpoint::{
 };
 use vionet::stats::{DropReason, PairStats};
 use vionet::{
-    Effect, Effects, Instant, Interrupt, Nic, NicConfig, Op, OpError, PairIndex, QueueIndex,
-    QueuePair, Step,
+    Effect, Effects, Instant, Interrupt, Nic, NicConfig, Op, OpError, PairFault, PairIndex,
+    QueueIndex, QueuePair, Step,
 };
 use vionet_frame::header::{NetHeader, Offloads, Request};
 use vionet_queue::Cursor;
@@ -22,6 +22,7 @@ use vionet_testkit::{Arrangement, Buffer, GuestRam, SplitDriver, Used};
 
 pub const RX: QueueIndex = QueueIndex(0);
 pub const TX: QueueIndex = QueueIndex(1);
+pub const CONTROL: QueueIndex = QueueIndex(2);
 const SIZE: u16 = 64;
 /// Where frames lie; rings are below.
 pub const FRAMES: u64 = 0x10_0000;
@@ -133,12 +134,20 @@ pub struct Bench {
     pub ram: GuestRam,
     pub rx: SplitDriver,
     pub tx: SplitDriver,
+    pub control: SplitDriver,
     pub bells: [Bell; 2],
+    /// Of the control queue and of the configuration.
+    pub other_bells: [Bell; 2],
     pub recalls: usize,
+    pub adapted: Vec<Settings>,
+    pub config_changes: usize,
+    pub control_faults: Vec<PairFault>,
+    pub now: Instant,
     next: u64,
 }
 
 pub const EVERYTHING: Offloads = Offloads::ALL;
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 impl Bench {
     /// A device whose driver has agreed to `features` beside VERSION_1, queues running.
@@ -155,15 +164,32 @@ impl Bench {
 
     /// A device in its reset state.
     pub fn idle(transmit: Offloads) -> Self {
-        let ram = GuestRam::new(&[(0x1_0000, 0x1_0000), (0x2_0000, 0x1_0000), (FRAMES, 0x40_0000)]);
+        let ram = GuestRam::new(&[(0x1_0000, 0x1_0000), (0x2_0000, 0x2_0000), (FRAMES, 0x40_0000)]);
         let rx = SplitDriver::new(&ram, 0x1_0000, SIZE, false, 0);
         let tx = SplitDriver::new(&ram, 0x2_0000, SIZE, false, 0);
-        let config = NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, ..NicConfig::default() };
+        let control = SplitDriver::new(&ram, 0x3_0000, SIZE, false, 0);
+        let config = NicConfig { mac: MAC, mtu: 1500, ..NicConfig::default() };
         let capabilities = Capabilities { transmit, receive: EVERYTHING, pairs_max: 1, mtu: 9000 };
         let nic = Nic::new(config, capabilities);
-        let bells = [Bell::default(), Bell::default()];
+        let (bells, other_bells) = <([Bell; 2], [Bell; 2])>::default();
         let host = Shared::default();
-        Self { nic, pair: None, host, ram, rx, tx, bells, recalls: 0, next: FRAMES }
+        Self {
+            nic,
+            pair: None,
+            host,
+            ram,
+            rx,
+            tx,
+            control,
+            bells,
+            other_bells,
+            recalls: 0,
+            adapted: Vec::new(),
+            config_changes: 0,
+            control_faults: Vec::new(),
+            now: Instant::from_nanos(0),
+            next: FRAMES,
+        }
     }
 
     pub fn start_queues(&mut self) {
@@ -199,10 +225,13 @@ impl Bench {
                 Effect::Start(pair) => {
                     assert!(self.pair.replace(pair).is_none(), "started a pair that is out");
                 }
-                Effect::Adapt(_)
-                | Effect::Interrupt(_)
-                | Effect::ControlFault(_)
-                | Effect::ConfigChanged => {}
+                Effect::Adapt(settings) => {
+                    assert!(self.pair.is_none(), "an endpoint is adapted while no pair is out");
+                    self.adapted.push(settings);
+                }
+                Effect::Interrupt(interrupt) => interrupt.raise(),
+                Effect::ControlFault(fault) => self.control_faults.push(fault),
+                Effect::ConfigChanged => self.config_changes += 1,
                 Effect::Done(outcome) => {
                     assert!(result.replace(outcome).is_none(), "an operation is done once");
                 }
@@ -211,8 +240,47 @@ impl Bench {
         result.expect("an operation ends")
     }
 
+    /// Starts the control queue as well.
+    pub fn start_control(&mut self) {
+        let [control, config] = self.other_bells.clone();
+        self.apply(Op::SetInterrupt(CONTROL, Some(Arc::new(control)))).unwrap();
+        self.apply(Op::SetConfigInterrupt(Some(Arc::new(config)))).unwrap();
+        let (index, setup) = (CONTROL, self.control.setup());
+        self.apply(Op::StartQueue { index, setup, cursor: Cursor::default() }).unwrap();
+    }
+
+    /// Has a command obeyed: the acknowledgement and `room` bytes of result, as far as used.
+    pub fn command(&mut self, bytes: &[u8], room: usize) -> (u8, Vec<u8>) {
+        self.command_cut(bytes, &[], room, &[])
+    }
+
+    /// The same, the bytes of command and answer cut into buffers of these lengths and the rest.
+    pub fn command_cut(
+        &mut self,
+        bytes: &[u8],
+        cuts: &[usize],
+        room: usize,
+        answer_cuts: &[usize],
+    ) -> (u8, Vec<u8>) {
+        let at = self.allocate(bytes.len());
+        self.ram.write(at, bytes);
+        let answer = self.allocate(1 + room);
+        self.ram.write(answer, &vec![0xee; 1 + room]);
+        let mut buffers = cut(at, bytes.len(), cuts, Buffer::readable);
+        buffers.extend(cut(answer, 1 + room, answer_cuts, Buffer::writable));
+        self.control.post(&buffers, Arrangement::Direct).expect("room in the ring");
+        self.control.expose();
+        self.apply(Op::Commands).unwrap();
+        let used = self.control.collect();
+        assert_eq!(used.len(), 1, "the command is answered");
+        let answered = self.ram.read(answer, 1 + room as u32);
+        let written = used[0].len as usize;
+        assert!(answered[written..].iter().all(|byte| *byte == 0xee), "no more than was told");
+        (answered[0], answered[1..written.max(1)].to_vec())
+    }
+
     pub fn step(&mut self) -> Step {
-        self.pair.as_mut().expect("the pair is out").service(Instant::from_nanos(0))
+        self.pair.as_mut().expect("the pair is out").service(self.now)
     }
 
     pub fn stats(&self) -> Arc<PairStats> {
@@ -225,7 +293,7 @@ impl Bench {
         lane.drops().find(|(one, _)| *one == reason).unwrap().1
     }
 
-    fn allocate(&mut self, len: usize) -> u64 {
+    pub fn allocate(&mut self, len: usize) -> u64 {
         let at = self.next;
         self.next += len as u64;
         at
@@ -240,16 +308,7 @@ impl Bench {
     pub fn send_raw(&mut self, bytes: &[u8], cuts: &[usize]) {
         let at = self.allocate(bytes.len());
         self.ram.write(at, bytes);
-        let mut buffers = Vec::new();
-        let (mut from, mut rest) = (at, bytes.len());
-        for cut in cuts.iter().copied().chain([usize::MAX]) {
-            let len = cut.min(rest);
-            if len > 0 {
-                buffers.push(Buffer::readable(from, len as u32));
-            }
-            from += len as u64;
-            rest -= len;
-        }
+        let buffers = cut(at, bytes.len(), cuts, Buffer::readable);
         self.tx.post(&buffers, Arrangement::Direct).expect("room in the ring");
         self.tx.expose();
     }
@@ -286,4 +345,19 @@ impl Bench {
 /// A frame whose bytes tell where they belong.
 pub fn frame(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at % 251) as u8).collect()
+}
+
+/// Buffers of the lengths given, and one of the rest.
+fn cut(at: u64, len: usize, cuts: &[usize], make: fn(u64, u32) -> Buffer) -> Vec<Buffer> {
+    let mut buffers = Vec::new();
+    let (mut from, mut rest) = (at, len);
+    for cut in cuts.iter().copied().chain([usize::MAX]) {
+        let len = cut.min(rest);
+        if len > 0 {
+            buffers.push(make(from, len as u32));
+        }
+        from += len as u64;
+        rest -= len;
+    }
+    buffers
 }
