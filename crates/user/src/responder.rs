@@ -115,6 +115,10 @@ impl Endpoint for Responder {
         });
         Ok(queues.collect())
     }
+
+    fn adapt(&mut self, settings: &Settings) -> Result<(), OpenError> {
+        self.inner.adapt(settings)
+    }
 }
 
 /// Who answers what.

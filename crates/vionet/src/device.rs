@@ -1,6 +1,7 @@
 //! A whole device in one handle: the control plane, its endpoint, its workers.
 
 use std::boxed::Box;
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
@@ -69,7 +70,8 @@ impl Device {
         endpoint: Box<dyn Endpoint>,
         workers: &Workers,
     ) -> Result<Self, DeviceError> {
-        let nic = Nic::new(config, endpoint.capabilities());
+        let secret = RandomState::new().hash_one(config.mac);
+        let nic = Nic::new(config, endpoint.capabilities()).with_secret(secret);
         let (reports, inbox) = ReportBox::new().map_err(DeviceError)?;
         let attention = watch(reports.bell()).map_err(DeviceError)?;
         let seats = (0..nic.pair_count())

@@ -69,6 +69,8 @@ pub struct RxHeader {
     pub header_len: u16,
     /// The outermost checksum has been validated.
     pub validated: bool,
+    /// Of how many arrived segments the frame was joined, if it was (RSC_EXT); else 0.
+    pub segments: u16,
     /// The frame's hash, of what the guest has asked for; set on the guest's side.
     pub hash: Hashed,
 }

@@ -7,7 +7,7 @@
 use alloc::sync::Arc;
 use core::fmt;
 
-use vionet_frame::header::Offloads;
+use vionet_frame::header::{HeaderLayout, Offloads};
 use vionet_queue::{Format, RingFeatures};
 use vionet_raw::AddressSpace;
 use vionet_spec::feature::{Feature, FeatureBits};
@@ -15,20 +15,32 @@ use vionet_spec::net::{FRAME_MAX, HDR_LEN};
 
 use crate::config::NicConfig;
 
+const SHORT: u8 = 12;
+const _: () = assert!(HDR_LEN == 12, "as a length in a plan");
+
 /// Each feature a driver may leave frames open with, and the offload it stands for.
-const TRANSMIT: [(Feature, Offloads); 4] = [
+const TRANSMIT: [(Feature, Offloads); 8] = [
     (Feature::CSUM, Offloads::CSUM),
     (Feature::HOST_TSO4, Offloads::TSO4),
     (Feature::HOST_TSO6, Offloads::TSO6),
     (Feature::HOST_ECN, Offloads::ECN),
+    (Feature::HOST_UFO, Offloads::UFO),
+    (Feature::HOST_USO, Offloads::USO),
+    (Feature::HOST_UDP_TUNNEL_GSO, Offloads::TUNNEL),
+    (Feature::HOST_UDP_TUNNEL_GSO_CSUM, Offloads::TUNNEL_CSUM),
 ];
 
 /// Each feature a driver may take open frames with, and the offload it stands for.
-const RECEIVE: [(Feature, Offloads); 4] = [
+const RECEIVE: [(Feature, Offloads); 9] = [
     (Feature::GUEST_CSUM, Offloads::CSUM),
     (Feature::GUEST_TSO4, Offloads::TSO4),
     (Feature::GUEST_TSO6, Offloads::TSO6),
     (Feature::GUEST_ECN, Offloads::ECN),
+    (Feature::GUEST_UFO, Offloads::UFO),
+    (Feature::GUEST_USO4, Offloads::USO4),
+    (Feature::GUEST_USO6, Offloads::USO6),
+    (Feature::GUEST_UDP_TUNNEL_GSO, Offloads::TUNNEL),
+    (Feature::GUEST_UDP_TUNNEL_GSO_CSUM, Offloads::TUNNEL_CSUM),
 ];
 
 /// What the device offers to the driver.
@@ -62,6 +74,17 @@ impl Offer {
             Feature::GUEST_TSO4,
             Feature::GUEST_TSO6,
             Feature::GUEST_ECN,
+            Feature::GUEST_UFO,
+            Feature::GUEST_USO4,
+            Feature::GUEST_USO6,
+            Feature::GUEST_UDP_TUNNEL_GSO,
+            Feature::GUEST_UDP_TUNNEL_GSO_CSUM,
+            Feature::GUEST_HDRLEN,
+            Feature::RSC_EXT,
+            Feature::HOST_UFO,
+            Feature::HOST_USO,
+            Feature::HOST_UDP_TUNNEL_GSO,
+            Feature::HOST_UDP_TUNNEL_GSO_CSUM,
             Feature::CTRL_VQ,
             Feature::CTRL_RX,
             Feature::CTRL_RX_EXTRA,
@@ -196,6 +219,8 @@ impl Negotiated {
 pub struct Plan {
     /// Bytes of the virtio header in front of every frame.
     pub header_len: u8,
+    /// The driver is told of how many segments a frame was joined (RSC_EXT).
+    pub coalesced_info: bool,
     /// A received frame may span several buffers.
     pub mergeable: bool,
     /// What the driver may leave open.
@@ -209,13 +234,28 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the header has 12 bytes, as it mostly does.
+    #[inline]
+    pub(crate) const fn has_short_header(&self) -> bool {
+        self.header_len == SHORT
+    }
+
     fn of(bits: FeatureBits, mtu: u16) -> Self {
         let chosen = |table: &[(Feature, Offloads)]| {
             let chosen = table.iter().filter(|(feature, _)| bits.has(*feature));
             chosen.fold(Offloads::NONE, |sum, (_, one)| sum.union(*one))
         };
+        let tunnels = [
+            Feature::HOST_UDP_TUNNEL_GSO,
+            Feature::HOST_UDP_TUNNEL_GSO_CSUM,
+            Feature::GUEST_UDP_TUNNEL_GSO,
+            Feature::GUEST_UDP_TUNNEL_GSO_CSUM,
+        ];
+        let tunnel = tunnels.into_iter().any(|feature| bits.has(feature));
+        let layout = HeaderLayout::of(bits.has(Feature::HASH_REPORT), tunnel);
         Self {
-            header_len: u8::try_from(HDR_LEN).unwrap_or(u8::MAX),
+            header_len: u8::try_from(layout.len()).unwrap_or(u8::MAX),
+            coalesced_info: bits.has(Feature::RSC_EXT),
             mergeable: bits.has(Feature::MRG_RXBUF),
             transmit: chosen(&TRANSMIT),
             receive: chosen(&RECEIVE),

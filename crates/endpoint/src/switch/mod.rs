@@ -19,6 +19,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use vionet::PAIRS_MAX;
 use vionet::endpoint::{
     Capabilities, Endpoint, EndpointQueue, Inlet, OpenError, OpenKind, Settings,
 };
@@ -164,7 +165,7 @@ impl Endpoint for SwitchPort {
 
     fn capabilities(&self) -> Capabilities {
         let all = Offloads::ALL.difference(Offloads::UFO | Offloads::USO);
-        Capabilities { transmit: all, receive: all, pairs_max: 1, mtu: u16::MAX }
+        Capabilities { transmit: all, receive: all, pairs_max: PAIRS_MAX, mtu: u16::MAX }
     }
 
     fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
@@ -172,12 +173,17 @@ impl Endpoint for SwitchPort {
             kind: OpenKind::Host,
             reason: format!("switch {}: no descriptor for a port: {cause}", self.fabric.name),
         };
-        let inlet = Arc::new(Inlet::new().map_err(refuse)?);
+        let inlets = (0..settings.pairs).map(|_| Inlet::new().map(Arc::new));
+        let inlets = inlets.collect::<io::Result<Vec<_>>>().map_err(refuse)?;
         let (port, isolated) = (self.number, self.config.isolated);
-        let outlet =
-            Outlet { port, isolated, receive: settings.receive, inlet: Arc::clone(&inlet) };
-        self.fabric.attach(outlet);
-        Ok(vec![Box::new(PortQueue::new(Arc::clone(&self.fabric), port, isolated, inlet))])
+        // Frames come in by the first pair, which passes on what is for the others.
+        if let Some(inlet) = inlets.first().cloned() {
+            self.fabric.attach(Outlet { port, isolated, receive: settings.receive, inlet });
+        }
+        let queue = |inlet| -> Box<dyn EndpointQueue> {
+            Box::new(PortQueue::new(Arc::clone(&self.fabric), port, isolated, inlet))
+        };
+        Ok(inlets.into_iter().map(queue).collect())
     }
 
     fn adapt(&mut self, settings: &Settings) -> Result<(), OpenError> {

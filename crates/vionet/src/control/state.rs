@@ -6,6 +6,7 @@ use vionet_frame::filter::{Filter, MacTable};
 use vionet_frame::hash::FlowHash;
 use vionet_frame::header::Offloads;
 use vionet_frame::steer::{IndirectionTable, RssConfig, decode_hash_config};
+use vionet_spec::control::{OFFLOAD_UDP_TUNNEL_GSO, OFFLOAD_UDP_TUNNEL_GSO_CSUM};
 use vionet_spec::feature::{Feature, FeatureBits};
 
 use super::{Command, Refused};
@@ -77,12 +78,16 @@ pub(crate) struct ControlState {
 }
 
 /// Each receive offload that can be switched: its bit in the command, the offload, its feature.
-const OFFLOADS: [(u8, Offloads, Feature); 5] = [
+const OFFLOADS: [(u8, Offloads, Feature); 9] = [
     (1, Offloads::CSUM, Feature::GUEST_CSUM),
     (7, Offloads::TSO4, Feature::GUEST_TSO4),
     (8, Offloads::TSO6, Feature::GUEST_TSO6),
     (9, Offloads::ECN, Feature::GUEST_ECN),
     (10, Offloads::UFO, Feature::GUEST_UFO),
+    (54, Offloads::USO4, Feature::GUEST_USO4),
+    (55, Offloads::USO6, Feature::GUEST_USO6),
+    (OFFLOAD_UDP_TUNNEL_GSO, Offloads::TUNNEL, Feature::GUEST_UDP_TUNNEL_GSO),
+    (OFFLOAD_UDP_TUNNEL_GSO_CSUM, Offloads::TUNNEL_CSUM, Feature::GUEST_UDP_TUNNEL_GSO_CSUM),
 ];
 
 impl ControlState {

@@ -26,6 +26,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use vionet_frame::guard::Guard;
+use vionet_frame::steer::AutoSteer;
 use vionet_queue::Cursor;
 use vionet_raw::{AddressSpace, MemoryMap};
 use vionet_spec::feature::{Feature, FeatureBits};
@@ -70,6 +71,10 @@ pub struct Nic {
     /// Where the pairs deliver to each other, when they do; made outside.
     #[cfg(feature = "std")]
     inlets: Vec<Arc<Inlet>>,
+    /// Which pair each flow was last sent on; where the host side does not know.
+    flows: Option<Arc<AutoSteer>>,
+    /// What makes flows' numbers unpredictable.
+    secret: u64,
     /// Commands that may still be obeyed in this operation.
     commands_left: u16,
     has_commands: bool,
@@ -102,6 +107,8 @@ impl Nic {
             guard: None,
             #[cfg(feature = "std")]
             inlets: Vec::new(),
+            flows: None,
+            secret: 0,
             commands_left: 0,
             has_commands: false,
             control_stats: Arc::default(),
@@ -120,6 +127,12 @@ impl Nic {
     #[must_use]
     pub fn guarded(self, guard: Guard) -> Self {
         Self { guard: Some(Arc::new(guard)), ..self }
+    }
+
+    /// The same with a random number, which makes it unpredictable where unknown flows go.
+    #[must_use]
+    pub fn with_secret(self, secret: u64) -> Self {
+        Self { secret, ..self }
     }
 
     fn no_memory() -> Arc<AddressSpace> {
@@ -325,8 +338,21 @@ impl Nic {
             let pair = pair.with_inlet(self.inlets.get(slot.index.slot()).cloned());
             slot.place = Place::Home(Box::new(pair));
         }
+        self.gather_inlets();
         self.configure_pairs();
         self.perform(job, effects);
+    }
+
+    /// Where the host side delivers into the pairs itself, they pass on what is for others.
+    fn gather_inlets(&mut self) {
+        #[cfg(feature = "std")]
+        {
+            let own = self.pairs.iter_mut().filter_map(PairSlot::home).map(|pair| pair.own_inlet());
+            if let Some(own) = own.collect::<Option<Vec<_>>>().filter(|own| own.len() > 1) {
+                self.inlets = own;
+                self.flows = Some(Arc::new(AutoSteer::new(self.secret)));
+            }
+        }
     }
 
     /// Performs a job; every pair it touches is at home.
@@ -453,7 +479,11 @@ impl Nic {
             guard: self.guard.clone(),
             filter: self.state.filter().clone(),
             hash: hashes.then(|| self.state.hash()),
-            steering: table.map_or(Steering::AsItCame, |table| Steering::Table(table.clone())),
+            steering: match (table, &self.flows) {
+                (Some(table), _) => Steering::Table(table.clone()),
+                (None, Some(flows)) => Steering::Flow(Arc::clone(flows), self.spread()),
+                (None, None) => Steering::AsItCame,
+            },
         }
     }
 
@@ -509,6 +539,8 @@ impl Nic {
             guard: _,
             #[cfg(feature = "std")]
             inlets,
+            flows,
+            secret: _,
             commands_left,
             has_commands,
             control_stats: _,
@@ -523,6 +555,7 @@ impl Nic {
         *state = ControlState::new(config);
         #[cfg(feature = "std")]
         inlets.clear();
+        *flows = None;
         *commands_left = 0;
         *has_commands = false;
         *pending = None;

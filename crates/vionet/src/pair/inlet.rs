@@ -119,6 +119,8 @@ impl Inlet {
         let mut sink = sink.with_budget(FRAMES_MAX);
         fill(&mut sink);
         let filled = sink.finish();
+        // What it has open of other pairs is closed first.
+        drop(sink);
         self.settle(&mut place, &filled, now);
         Delivery::Done
     }

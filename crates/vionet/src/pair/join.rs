@@ -18,7 +18,7 @@ impl RxSink<'_> {
     /// room, frame `i` by bit `i`: keep them, and come again.
     pub fn push_joined(&mut self, frames: &[Arrival<'_>]) -> u64 {
         let mut left = 0_u64;
-        coalesce(frames, self.receives(), |joined| {
+        coalesce(frames, self.takes(), |joined| {
             if self.push_one(joined) == Err(Refused::Full) {
                 left |= joined.places().fold(0, |bits, place| bits | bit(place));
             }
@@ -31,6 +31,8 @@ impl RxSink<'_> {
             request: joined.request(),
             header_len: joined.header_len(),
             validated: joined.validated(),
+            segments: joined.segments(),
+            ..RxHeader::default()
         };
         let mut spans = [ReadSpan::local(&[]); ARRIVALS_MAX + 1];
         let mut count = 0_usize;

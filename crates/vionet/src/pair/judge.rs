@@ -14,7 +14,9 @@ use vionet_frame::filter::Filter;
 use vionet_frame::guard::Guard;
 use vionet_frame::hash::{FlowHash, HASH_HEAD_LEN, Hashed};
 use vionet_frame::steer::{AutoSteer, IndirectionTable};
+use vionet_raw::copy_out;
 
+use super::TxBatch;
 use crate::nic::PairIndex;
 use crate::stats::DropReason;
 
@@ -63,6 +65,14 @@ impl Judge {
         !matches!(self.steering, Steering::AsItCame)
     }
 
+    /// Where flows are remembered, if that decides.
+    pub(crate) fn flows(&self) -> Option<&Arc<AutoSteer>> {
+        match &self.steering {
+            Steering::Flow(flows, _) => Some(flows),
+            Steering::AsItCame | Steering::Table(_) => None,
+        }
+    }
+
     /// Judges the frame that begins with `head`, which came by pair `here`.
     pub(crate) fn look(&self, head: &[u8], here: PairIndex) -> Result<Verdict, DropReason> {
         if let Some(guard) = &self.guard {
@@ -79,5 +89,14 @@ impl Judge {
             }
         };
         Ok(Verdict { hash, pair })
+    }
+}
+
+/// The flows of these frames are received on `pair` from now on (NET-CTRL-MQ-03).
+pub(super) fn remember(flows: &AutoSteer, batch: &TxBatch<'_>, pair: PairIndex) {
+    for frame in batch.frames() {
+        let mut head = [0; HEAD];
+        let len = copy_out(batch.bytes(frame), 0, &mut head);
+        flows.sent(head.get(..len).unwrap_or(&head), pair.0);
     }
 }

@@ -26,6 +26,7 @@ use alloc::sync::Arc;
 use core::fmt;
 use core::time::Duration;
 
+use vionet_frame::steer::AutoSteer;
 use vionet_queue::Queue;
 use vionet_queue::{Armed, Batch, Cursor, DeviceReads, DeviceWrites, Direction, Fault, Published};
 use vionet_raw::AddressSpace;
@@ -276,6 +277,8 @@ pub struct QueuePair {
     kept: Option<Arc<dyn Interrupt>>,
     /// The host side is gone: frames are dropped and counted.
     gone: bool,
+    /// Remembers which pair each flow was last sent on, if frames are spread so.
+    flows: Option<Arc<AutoSteer>>,
     /// The link is up, and the driver uses the pair: frames may arrive.
     receives: bool,
     /// The link is up: frames may be sent.
@@ -306,6 +309,7 @@ impl QueuePair {
             kept: None,
             endpoint,
             gone: false,
+            flows: None,
             receives: true,
             link_up: true,
             stats,
@@ -321,15 +325,17 @@ impl QueuePair {
         self
     }
 
+    /// Where its endpoint delivers, if it does.
     #[cfg(feature = "std")]
-    pub(crate) fn inlet(&self) -> Option<&Arc<Inlet>> {
-        self.inlet.as_ref()
+    pub(crate) fn own_inlet(&self) -> Option<Arc<Inlet>> {
+        self.inlet.clone().filter(|_| self.is_delivered_to)
     }
 
     /// What has been decided about the pair; at home only.
     pub(crate) fn configure(&mut self, config: PairConfig) {
         let PairConfig { plan, link_up, in_use, delays, bench } = config;
         (self.plan, self.link_up, self.receives) = (plan, link_up, link_up && in_use);
+        self.flows = bench.as_ref().and_then(|bench| bench.judge.flows().cloned());
         self.bench = bench;
         let [rx, tx] = delays;
         self.rx.iter_mut().for_each(|lane| lane.delay.set(rx));
@@ -546,6 +552,9 @@ impl QueuePair {
         } else if !self.link_up {
             batch.drop_rest(DropReason::LinkDown);
         } else if count > 0 {
+            if let Some(flows) = &self.flows {
+                judge::remember(flows, &batch, self.index);
+            }
             outcome.host = self.endpoint.transmit(&mut batch).err();
             if outcome.host == Some(EndpointFault::Gone) {
                 batch.drop_rest(DropReason::EndpointGone);
@@ -601,6 +610,7 @@ impl QueuePair {
         outcome.host = self.endpoint.receive(&mut sink).err();
         stats.host_errors.add(u64::from(outcome.host.is_some()));
         let filled = sink.finish();
+        drop(sink);
         if filled.worked {
             outcome.worked = true;
             stats.batches.add(1);

@@ -38,7 +38,7 @@ impl QueuePair {
     pub(crate) fn send_rarp(&mut self, mac: [u8; 6]) {
         let bytes = frame(mac);
         let frames = [TxFrame::private(0, LEN, Request::default())];
-        let spans = [ReadSpan::local(&bytes)];
+        let spans = [[ReadSpan::local(&bytes), ReadSpan::local(&[])]];
         let Some(Lane { batch, .. }) = &self.tx else { return };
         let guest = TxBatch::new(batch, &[], &self.stats.tx, Instant::default());
         let mut own = guest.private(&frames, &spans);

@@ -9,7 +9,7 @@
 //! The endpoint asks for a window, fills it, commits it. Only then is the virtio header written;
 //! a window that is not committed has cost nothing. All filled chains become used in one go.
 
-use vionet_frame::header::{Offloads, Request};
+use vionet_frame::header::{NetHeader, Offloads, Request};
 use vionet_queue::{Batch, DeviceWrites, Fault, Queue, ROWS_MAX, Row};
 use vionet_raw::{ReadSpan, WriteSpan, copy_behind, copy_in};
 use vionet_spec::net::{ETH_HDR_LEN, HDR_F_DATA_VALID, HDR_LEN, LINK_HDR_MAX};
@@ -133,12 +133,6 @@ impl<'a> GuestSink<'a> {
         self.now
     }
 
-    /// What the guest takes unfinished.
-    #[must_use]
-    pub fn receives(&self) -> Offloads {
-        self.plan.receive
-    }
-
     /// Room for one frame of up to `want` bytes, nothing consumed. `None` when there is no such
     /// room now; then [`Self::room`] tells what there is.
     #[inline]
@@ -214,25 +208,11 @@ impl<'a> GuestSink<'a> {
         self.deliver(len, header)
     }
 
-    /// Delivers a frame of `len` bytes out of another guest's memory, in one copy.
+    /// Delivers a frame of `len` bytes out of another guest's memory, in one copy. `head` is what
+    /// was seen of it, and what the guest gets, whatever the first bytes of `frame` are by now.
     ///
     /// # Errors
     /// [`Refused::Full`]: there is no room now. [`Refused::Dropped`]: it never fits.
-    #[inline]
-    pub(super) fn push_spans(
-        &mut self,
-        header: &RxHeader,
-        len: u32,
-        frame: &[ReadSpan<'_>],
-    ) -> Result<(), Refused> {
-        self.push_checked(header, len, &[], frame)
-    }
-
-    /// The same for a frame whose first bytes were looked at: `head` is what was seen, and what
-    /// the guest gets, whatever the first bytes of `frame` are by now.
-    ///
-    /// # Errors
-    /// As for [`Self::push_spans`].
     #[inline]
     pub(super) fn push_checked(
         &mut self,
@@ -386,7 +366,7 @@ impl<'a> GuestSink<'a> {
     fn settle(&mut self, len: u32, header: &RxHeader) -> Result<(), DropReason> {
         self.check(len, header)?;
         let first = self.batch.row(self.next).ok_or(DropReason::NoBuffer)?;
-        let all = len.saturating_add(NET_HDR);
+        let all = len.saturating_add(u32::from(self.plan.header_len));
         let buffers = if all <= first.bytes() {
             self.batch.set_written(self.next, all);
             1
@@ -395,9 +375,12 @@ impl<'a> GuestSink<'a> {
         };
         let net = self.net_header(header, u16::try_from(buffers).map_err(|_| DropReason::TooLong)?);
         match self.batch.lead(first) {
-            [whole] if whole.write(&net) => {}
-            scattered => {
-                copy_in(scattered, 0, &net);
+            [whole] if self.plan.has_short_header() && whole.write(&net.encode()) => {}
+            lead => {
+                // As much of the longest layout as was agreed on (NET-HDR-02).
+                let net = net.encode_long();
+                let net = net.get(..usize::from(self.plan.header_len)).unwrap_or(&net);
+                copy_in(lead, 0, net);
             }
         }
         self.delivered(buffers, len);
@@ -413,11 +396,11 @@ impl<'a> GuestSink<'a> {
         len: u32,
         fill: impl FnOnce(&WriteSpan<'_>) -> bool,
     ) -> bool {
-        if self.budget == 0 || self.check(len, header).is_err() {
+        if self.budget == 0 || !self.plan.has_short_header() || self.check(len, header).is_err() {
             return false;
         }
         let is_plain = header.request == Request::default() && !header.validated;
-        let net = if is_plain { PLAIN } else { self.net_header(header, 1) };
+        let net = if is_plain { PLAIN } else { self.net_header(header, 1).encode() };
         let Some(chain) = self.batch.single(self.next, len) else { return false };
         if !fill(chain.payload) || !chain.lead.write(&net) {
             return false;
@@ -435,14 +418,23 @@ impl<'a> GuestSink<'a> {
     }
 
     /// The virtio header of a frame that takes so many buffers.
-    #[inline]
-    fn net_header(&self, header: &RxHeader, num_buffers: u16) -> [u8; HDR_LEN] {
+    fn net_header(&self, header: &RxHeader, num_buffers: u16) -> NetHeader {
         let mut net = header.request.to_header(header.header_len);
         if header.validated && header.request.csum.is_none() && !self.plan.receive.is_empty() {
             net.flags |= HDR_F_DATA_VALID;
         }
+        self.stats.open_checksums.add(u64::from(header.request.csum.is_some()));
+        self.stats.validated.add(u64::from(net.flags & HDR_F_DATA_VALID != 0));
+        self.stats.uncut.add(u64::from(header.request.gso.is_some()));
+        self.stats.coalesced.add(u64::from(header.segments > 1));
+        if self.plan.coalesced_info {
+            // A frame that was joined elsewhere has an unknown number of segments: one is true.
+            net = net.with_coalesced(header.segments.max(1), 0);
+        }
         net.num_buffers = num_buffers;
-        net.encode()
+        net.hash_value = header.hash.value;
+        net.hash_report = header.hash.report;
+        net
     }
 
     /// Settles the chains of a frame that one does not hold: how many there are.

@@ -120,12 +120,12 @@ impl<'a> RxSink<'a> {
     }
 
     /// Gives the filled chains of the pair's own lane back, not yet visible.
-    pub(super) fn finish(self) -> Filled {
-        match self.0 {
+    pub(super) fn finish(&mut self) -> Filled {
+        match &mut self.0 {
             Kind::Guest(sink) => sink.finish(),
             Kind::Judged(sink) => {
                 let spent = sink.budget == 0;
-                let filled = sink.own.map(GuestSink::finish).unwrap_or_default();
+                let filled = sink.own.as_mut().map(GuestSink::finish).unwrap_or_default();
                 Filled { spent: filled.spent || spent, ..filled }
             }
         }

@@ -3,7 +3,7 @@
 //! The virtio header of each chain is copied out once and judged on the copy; what the endpoint
 //! sees of it is the [`Request`] that came out, and the frame's bytes where they lie.
 
-use vionet_frame::header::{NetHeader, Request, check};
+use vionet_frame::header::{HeaderLayout, NetHeader, Request, check};
 use vionet_queue::{Batch, DeviceReads, Row};
 use vionet_raw::{ReadSpan, copy_out};
 use vionet_spec::net::{ETH_HDR_LEN, HDR_LEN};
@@ -62,7 +62,11 @@ pub(super) fn judge(
             count = count.wrapping_add(1);
             continue;
         }
-        match judge_one(header.or_else(|| gather(batch, *row)), len, plan) {
+        let header = match header {
+            Some(header) if plan.has_short_header() => Some(NetHeader::decode(&header)),
+            Some(_) | None => gather(batch, *row, plan),
+        };
+        match judge_one(header, len, plan, stats) {
             Ok(request) => *slot = TxFrame { place, len, request },
             Err(reason) => {
                 stats.dropped(reason, 1);
@@ -76,7 +80,12 @@ pub(super) fn judge(
 
 /// What a header asks for, with a frame behind it of a length that can be.
 #[inline(never)]
-fn judge_one(header: Option<[u8; HDR_LEN]>, len: u32, plan: &Plan) -> Result<Request, DropReason> {
+fn judge_one(
+    header: Option<NetHeader>,
+    len: u32,
+    plan: &Plan,
+    stats: &LaneStats,
+) -> Result<Request, DropReason> {
     let header = header.ok_or(DropReason::NoHeader)?;
     if len < ETH_HDR {
         return Err(DropReason::TooShort);
@@ -84,14 +93,23 @@ fn judge_one(header: Option<[u8; HDR_LEN]>, len: u32, plan: &Plan) -> Result<Req
     if len > plan.frame_max {
         return Err(DropReason::TooLong);
     }
-    check(&NetHeader::decode(&header), len, plan.transmit).map_err(|_| DropReason::BadHeader)
+    let request = check(&header, len, plan.transmit).map_err(|_| DropReason::BadHeader)?;
+    stats.open_checksums.add(u64::from(request.csum.is_some()));
+    if request.gso.is_some() {
+        stats.uncut.add(1);
+        stats.uncut_bytes.add(u64::from(len));
+    }
+    Ok(request)
 }
 
-/// A header that the driver has scattered (NET-TX-23).
+/// A header that the driver has scattered (NET-TX-23), or one longer than most. What it does not
+/// have is zero.
 #[cold]
-fn gather(batch: &Batch<DeviceReads>, row: Row) -> Option<[u8; HDR_LEN]> {
-    let mut header = [0; HDR_LEN];
-    (copy_out(batch.lead(row), 0, &mut header) == HDR_LEN).then_some(header)
+fn gather(batch: &Batch<DeviceReads>, row: Row, plan: &Plan) -> Option<NetHeader> {
+    let mut header = [0; HeaderLayout::LEN_MAX];
+    let wanted = usize::from(plan.header_len);
+    let got = copy_out(batch.lead(row), 0, header.get_mut(..wanted)?);
+    (got == wanted).then(|| NetHeader::decode_long(&header))
 }
 
 /// Where the bytes of a batch's frames lie.
