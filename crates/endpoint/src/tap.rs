@@ -235,7 +235,9 @@ impl TapQueue {
         Ok(match check(&header, len, self.receive) {
             Ok(request) => {
                 let validated = header.flags & HDR_F_DATA_VALID != 0;
-                Read::Frame(len, RxHeader { request, header_len: header.hdr_len, validated })
+                let header_len = header.hdr_len;
+                let header = RxHeader { request, header_len, validated, ..RxHeader::default() };
+                Read::Frame(len, header)
             }
             Err(_) => Read::Bad(DropReason::NotAgreed),
         })

@@ -84,6 +84,3 @@ pub const STATS: u8 = 8;
 pub const STATS_QUERY: u8 = 0;
 /// Their values.
 pub const STATS_GET: u8 = 1;
-
-/// Class: further RSS contexts (§5.1.9.5.8).
-pub const RSS_CTX: u8 = 9;

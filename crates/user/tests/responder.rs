@@ -54,6 +54,10 @@ struct Inner {
 struct Shared(Arc<Mutex<Inner>>);
 
 impl Endpoint for Shared {
+    fn adapt(&mut self, _: &Settings) -> Result<(), OpenError> {
+        Ok(())
+    }
+
     fn name(&self) -> String {
         "inner".into()
     }
@@ -138,7 +142,10 @@ impl Guest {
 
     fn before(inner: Shared, config: &ResponderConfig) -> Self {
         let host = Responder::new(Box::new(inner.clone()), config).unwrap();
-        let nic = Nic::new(NicConfig { mac: GUEST_MAC, mtu: 1500 }, host.capabilities());
+        let nic = Nic::new(
+            NicConfig { mac: GUEST_MAC, mtu: 1500, ..NicConfig::default() },
+            host.capabilities(),
+        );
         let ram = GuestRam::new(&[(0x1_0000, 0x1_0000), (0x2_0000, 0x1_0000), (FRAMES, 0x80_0000)]);
         let rx = SplitDriver::new(&ram, 0x1_0000, 64, false, 0);
         let tx = SplitDriver::new(&ram, 0x2_0000, 64, false, 0);
@@ -163,6 +170,10 @@ impl Guest {
                 }
                 Effect::Recall(index) => self.nic.returned(index, self.pair.take(), &mut effects),
                 Effect::Start(pair) => self.pair = Some(pair),
+                Effect::Adapt(_)
+                | Effect::Interrupt(_)
+                | Effect::ControlFault(_)
+                | Effect::ConfigChanged => {}
                 Effect::Done(outcome) => outcome.unwrap(),
             }
         }

@@ -119,7 +119,8 @@ mod tests {
             hash_types: 0x1817_1615,
             tunnel_types: 0x1c1b_1a19,
         };
-        let mut expected: [u8; CONFIG_LEN] = core::array::from_fn(|at| at as u8 + 1);
+        let mut expected: [u8; CONFIG_LEN] =
+            core::array::from_fn(|at| u8::try_from(at).unwrap() + 1);
         expected[CONFIG_DUPLEX] = DUPLEX_FULL;
         assert_eq!(space.encode(), expected);
         let unknown = ConfigSpace { speed: None, ..space }.encode();

@@ -291,7 +291,10 @@ mod tests {
     #[test]
     fn a_refusal_names_the_rule() {
         let offer = offer(1500);
-        assert_eq!(offer.accept(MODERN.with(Feature::RSS)), Err(Refusal::NotOffered(Feature::RSS)));
+        assert_eq!(
+            offer.accept(MODERN.with(Feature::SUSPEND)),
+            Err(Refusal::NotOffered(Feature::SUSPEND))
+        );
         assert_eq!(offer.accept(FeatureBits::NONE), Err(Refusal::NotModern));
         let refusal = offer.accept(MODERN.with(Feature::HOST_TSO4)).unwrap_err();
         assert!(matches!(refusal, Refusal::Needs { feature: Feature::HOST_TSO4, .. }));

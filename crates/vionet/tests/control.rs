@@ -83,7 +83,7 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 #[test]
 fn a_guest_gets_what_is_for_it_and_what_its_modes_ask_for() {
     let mut bench = started(ALL);
-    let mut seen =
+    let seen =
         |bench: &mut Bench| [MAC, OTHER, GROUP, BROADCAST].map(|address| gets(bench, &to(address)));
     assert_eq!(seen(&mut bench), [true, false, false, true], "NET-CTRL-MAC-01, -04");
     let steps: &[(u8, u8, [bool; 4], &str)] = &[
@@ -170,7 +170,7 @@ fn offloads_are_off_on_both_sides_before_that_is_acknowledged() {
         ..RxHeader::default()
     };
     let on = |bits: u64| [&[5, 0][..], &bits.to_le_bytes()].concat();
-    let mut arrives = |bench: &mut Bench| {
+    let arrives = |bench: &mut Bench| {
         bench.post(2048);
         bench.deliver(&to(MAC), tso);
         let _step = bench.step();
@@ -296,6 +296,59 @@ fn delays_of_one_queue_are_told_and_end_with_its_life() {
     bench.apply(Op::Reset).unwrap();
     bench.apply(Op::Negotiate(Bench::bits(ALL))).unwrap();
     assert_eq!(bench.nic.active_pairs(), 1);
+}
+
+/// The RSS_CONFIG, or HASH_CONFIG, of one entry: TCP over IPv4, by the key of the published vectors.
+fn hash_config(command: u8) -> Vec<u8> {
+    let key = [
+        0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f,
+        0xb0, 0xd0, 0xca, 0x2b, 0xcb, 0xae, 0x7b, 0x30, 0xb4, 0x77, 0xcb, 0x2d, 0xa3, 0x80, 0x30,
+        0xf2, 0x0c, 0x6a, 0x42, 0xb7, 0x3b, 0xbe, 0xac, 0x01, 0xfa,
+    ];
+    // hash types, mask and unclassified and table (or reserved), transmit queues, length of key
+    let queues: &[u8] = if command == 1 { &[0, 0, 0, 0, 0, 0, 1, 0] } else { &[0; 8] };
+    [&[4, command, 2, 0, 0, 0], queues, &[40], &key].concat()
+}
+
+/// A segment of TCP from 66.9.149.187:2794 to 161.142.100.80:1766.
+fn segment() -> Vec<u8> {
+    let mut frame = to(MAC);
+    frame[14..24].copy_from_slice(&[0x45, 0, 0, 46, 0, 0, 0, 0, 64, 6]);
+    frame[26..34].copy_from_slice(&[66, 9, 149, 187, 161, 142, 100, 80]);
+    frame[34..38].copy_from_slice(&[0x0a, 0xea, 0x06, 0xe6]);
+    frame
+}
+
+#[test]
+fn the_hash_of_a_frame_is_told_behind_its_header() {
+    for (features, command) in [(&[Feature::RSS][..], 1), (&[][..], 2)] {
+        let features = [ALL, &[Feature::HASH_REPORT], features].concat();
+        let mut bench = started(&features);
+        let told = |bench: &mut Bench| {
+            let at = bench.post(2048);
+            bench.deliver(&segment(), RxHeader::default());
+            let _step = bench.step();
+            let used = bench.rx.collect();
+            assert_eq!(used[0].len, 60 + 20, "NET-HDR-02");
+            assert_eq!(bench.ram.read(at + 20, 60), segment());
+            bench.ram.read(at + 12, 8)
+        };
+        assert_eq!(told(&mut bench), [0; 8], "NET-CTRL-HASH-02, NET-HASH-11");
+        assert_eq!(bench.command(&hash_config(command), 0).0, OK, "NET-HASH-04, -05");
+        assert_eq!(told(&mut bench), [0x78, 0xc1, 0xcc, 0x51, 2, 0, 0, 0], "NET-HASH-06, -11");
+    }
+}
+
+#[test]
+fn a_header_of_another_length_is_read_and_written_whole() {
+    let mut bench = started(&[ALL, &[Feature::HASH_REPORT]].concat());
+    let mut sent = vec![0; 20];
+    sent.extend(to(OTHER));
+    bench.send_raw(&sent, &[7, 9, 30]);
+    bench.send_raw(&sent[..19], &[]);
+    let _step = bench.step();
+    assert_eq!(bench.sent(), [to(OTHER)]);
+    assert_eq!(bench.used_tx().len(), 2);
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod pushed;
 mod ring;
 mod scratch;
 mod span;
+mod store;
 mod sync;
 mod translate;
 
@@ -17,7 +18,8 @@ pub use packed::{PackedDescriptor, PackedDescriptors};
 pub use pushed::Pushed;
 pub use ring::{Cell, Descriptor, SharedIndex, SharedRing, UsedElem};
 pub use scratch::Scratch;
-pub use span::{ReadSpan, SpanStore, WriteSpan, copy_behind, copy_in, copy_out};
+pub use span::{ReadSpan, WriteSpan, copy_behind, copy_in, copy_out};
+pub use store::SpanStore;
 pub use sync::fence;
 pub use translate::{Access, Translate, Untranslated};
 

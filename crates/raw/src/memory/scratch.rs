@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::vec;
-use core::marker::PhantomData;
 use core::ptr;
 
 use super::span::WriteSpan;
@@ -23,7 +22,7 @@ impl Scratch {
     /// Memory of `len` bytes.
     #[must_use]
     pub fn new(len: usize) -> Self {
-        let room = WriteSpan::raw(ptr::null_mut(), 0, PhantomData);
+        let room = WriteSpan::raw(ptr::null_mut(), 0);
         Self { bytes: vec![0; len].into_boxed_slice(), room }
     }
 
@@ -47,7 +46,7 @@ impl Scratch {
             return &[];
         };
         // The lifetime of the span is cut to that of the borrow by the signature.
-        self.room = WriteSpan::raw(behind.as_mut_ptr(), behind.len(), PhantomData);
+        self.room = WriteSpan::raw(behind.as_mut_ptr(), behind.len());
         core::slice::from_ref(&self.room)
     }
 }

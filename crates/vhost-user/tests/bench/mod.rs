@@ -27,8 +27,9 @@ pub const F_PROTOCOL: u64 = 1 << 30;
 pub const F_VERSION_1: u64 = 1 << 32;
 pub const F_MRG_RXBUF: u64 = 1 << 15;
 pub const F_PACKED: u64 = 1 << 34;
-/// INDIRECT_DESC, EVENT_IDX, RING_PACKED and IN_ORDER: the bench's driver is a plain one.
-pub const UNKNOWN_TO_THE_GUEST: u64 = 1 << 28 | 1 << 29 | 1 << 34 | 1 << 35;
+/// INDIRECT_DESC, EVENT_IDX, RING_PACKED, IN_ORDER and HASH_REPORT: the bench's driver is a plain
+/// one.
+pub const UNKNOWN_TO_THE_GUEST: u64 = 1 << 28 | 1 << 29 | 1 << 34 | 1 << 35 | 1 << 57;
 pub const REPLY_ACK: u64 = 1 << 3;
 pub const NO_FD: u64 = 1 << 8;
 /// Long enough for a busy machine; a test that waits this long has failed.

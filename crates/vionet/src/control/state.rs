@@ -1,5 +1,6 @@
 //! What the driver has decided by its commands. Reset forgets it.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use vionet_frame::filter::{Filter, MacTable};
@@ -67,9 +68,9 @@ pub(crate) struct ControlState {
     /// What the driver wants to receive.
     filter: Filter,
     /// Hashes that are reported under automatic steering.
-    hash: FlowHash,
+    hash: Box<FlowHash>,
     /// Where frames go, and by which hash; `None` under automatic steering (NET-CTRL-MQ-10).
-    rss: Option<(FlowHash, IndirectionTable)>,
+    rss: Option<Box<(FlowHash, IndirectionTable)>>,
     /// Tunnels whose inner headers are hashed (NET-IHH-06).
     tunnels: u32,
     /// For queues that start: receive, transmit.
@@ -100,7 +101,7 @@ impl ControlState {
             pairs: 1,
             offloads: Offloads::ALL,
             filter: Filter::default(),
-            hash: FlowHash::disabled(),
+            hash: Box::new(FlowHash::disabled()),
             rss: None,
             tunnels: 0,
             usual: [Coalescing::default(); 2],
@@ -122,12 +123,12 @@ impl ControlState {
 
     /// Where frames go by their hash, unless steering is automatic.
     pub(crate) fn table(&self) -> Option<&IndirectionTable> {
-        self.rss.as_ref().map(|(_, table)| table)
+        self.rss.as_ref().map(|rss| &rss.1)
     }
 
     /// The hash in force: that of the steering, or the one to report (NET-HASH-02, -03).
     pub(crate) fn hash(&self) -> FlowHash {
-        let hash = self.rss.as_ref().map_or(&self.hash, |(hash, _)| hash);
+        let hash = self.rss.as_ref().map_or(&*self.hash, |rss| &rss.0);
         hash.clone().with_tunnels(self.tunnels)
     }
 
@@ -175,14 +176,14 @@ impl ControlState {
             Command::SetRss(data) => {
                 let config = RssConfig::decode(data, world.pairs)?;
                 self.pairs = config.transmit_pairs.max(config.table.pairs_used());
-                self.rss = Some((config.hash, config.table));
+                self.rss = Some(Box::new((config.hash, config.table)));
             }
             Command::SetHash(data) => {
                 let hash = decode_hash_config(data)?;
                 if self.rss.is_some() {
                     return Err(Refused::Value); // NET-CTRL-HASH-01
                 }
-                self.hash = hash;
+                *self.hash = hash;
             }
             Command::SetTunnels(bits) => self.tunnels = bits,
             Command::SetOffloads(bits) => self.offloads = offloads(bits, world)?,

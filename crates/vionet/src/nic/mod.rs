@@ -480,7 +480,7 @@ impl Nic {
             filter: self.state.filter().clone(),
             hash: hashes.then(|| self.state.hash()),
             steering: match (table, &self.flows) {
-                (Some(table), _) => Steering::Table(table.clone()),
+                (Some(table), _) => Steering::Table(Box::new(table.clone())),
                 (None, Some(flows)) => Steering::Flow(Arc::clone(flows), self.spread()),
                 (None, None) => Steering::AsItCame,
             },

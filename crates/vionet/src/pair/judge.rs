@@ -8,6 +8,7 @@
 //!
 //! Made anew at every change and shared by the pairs; looking at a frame changes nothing.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use vionet_frame::filter::Filter;
@@ -29,7 +30,7 @@ pub(crate) enum Steering {
     /// The one it came by: there is one, or the host side chooses.
     AsItCame,
     /// By hash and table (NET-RSS-03).
-    Table(IndirectionTable),
+    Table(Box<IndirectionTable>),
     /// Where its flow was last sent from, among so many (NET-CTRL-MQ-02).
     Flow(Arc<AutoSteer>, u16),
 }

@@ -15,6 +15,7 @@ mod delay;
 mod inlet;
 mod join;
 mod judge;
+mod lane;
 mod lower;
 mod rarp;
 mod rx;
@@ -28,14 +29,14 @@ use core::time::Duration;
 
 use vionet_frame::steer::AutoSteer;
 use vionet_queue::Queue;
-use vionet_queue::{Armed, Batch, Cursor, DeviceReads, DeviceWrites, Direction, Fault, Published};
-use vionet_raw::AddressSpace;
+use vionet_queue::{Armed, DeviceReads, DeviceWrites, Fault};
 
 #[cfg(feature = "std")]
 use inlet::Lent;
 #[cfg(feature = "std")]
 pub use inlet::{Delivery, Inlet};
 pub(crate) use judge::{Judge, Steering};
+pub(crate) use lane::Lane;
 pub(crate) use lower::Lower;
 pub use rx::Refused;
 pub(crate) use sink::Bench;
@@ -47,9 +48,8 @@ use crate::endpoint::{EndpointFault, EndpointQueue, Watch};
 use crate::interrupt::Interrupt;
 use crate::negotiate::Plan;
 use crate::nic::{PairIndex, QueueIndex};
-use crate::stats::{DropReason, LaneStats, PairStats};
+use crate::stats::{DropReason, PairStats};
 use crate::time::Instant;
-use delay::Delay;
 use rx::GuestSink;
 use sink::Look;
 
@@ -61,118 +61,6 @@ const TRANSLATION_REST: Duration = Duration::from_millis(1);
 
 /// How long the host side is left alone after a failure.
 const HOST_REST: Duration = Duration::from_millis(100);
-
-/// One direction's live queue with what belongs to it.
-pub(crate) struct Lane<D: Direction> {
-    queue: Queue,
-    batch: Batch<D>,
-    interrupt: Option<Arc<dyn Interrupt>>,
-    /// Interrupts are put off, if the driver wants that.
-    delay: Delay,
-    enabled: bool,
-    /// The driver broke a rule: the queue stands still until it is stopped.
-    broken: bool,
-    /// An interrupt is to be raised by whoever works on the lane next: never by the control
-    /// plane, which nothing that a stranger gave us may hold up.
-    owed: bool,
-}
-
-impl<D: Direction> Lane<D> {
-    pub(crate) fn new(queue: Queue, space: Arc<AddressSpace>, plan: &Plan, enabled: bool) -> Self {
-        let batch = Batch::new(space, u32::from(plan.header_len));
-        let delay = Delay::default();
-        Self { queue, batch, interrupt: None, delay, enabled, broken: false, owed: false }
-    }
-
-    pub(crate) fn set_interrupt(&mut self, interrupt: Option<Arc<dyn Interrupt>>) {
-        self.interrupt = interrupt;
-        // A completion may have been told to the old one only (VU-MSG-05, VU-PIT-11).
-        self.owed = true;
-    }
-
-    pub(crate) fn set_enabled(&mut self, enabled: bool) {
-        self.enabled = enabled;
-    }
-
-    /// Gives back what is taken and ends the queue's life; its position remains.
-    pub(crate) fn stop(mut self) -> Cursor {
-        self.queue.untake(&mut self.batch);
-        let here = self.queue.cursor();
-        // Every row has just been given back, so nothing can be owed.
-        self.queue.stop().unwrap_or(here)
-    }
-
-    /// Raises the interrupt that is owed, or was put off until now.
-    #[inline]
-    fn settle(&mut self, now: Instant) {
-        if self.delay.is_due(now) {
-            self.delay.done();
-            self.owed = true;
-        }
-        self.raise();
-    }
-
-    /// Raises the interrupt that is owed.
-    #[inline]
-    fn raise(&mut self) {
-        if self.owed
-            && let Some(interrupt) = &self.interrupt
-        {
-            self.owed = false;
-            interrupt.raise();
-        }
-    }
-
-    /// Whether an interrupt is owed, which whoever asks sees to.
-    #[cfg(feature = "std")]
-    fn take_owed(&mut self) -> bool {
-        core::mem::take(&mut self.owed)
-    }
-
-    /// Makes the used buffers of so many frames visible, and interrupts the driver if it wants
-    /// that now.
-    #[inline]
-    fn publish(&mut self, frames: usize, now: Instant, stats: &LaneStats) {
-        match self.queue.publish() {
-            Published::Interrupt if self.delay.is_on() && !self.delay.put_off(frames, now) => {}
-            Published::Interrupt => {
-                self.delay.done();
-                self.owed = true;
-                self.raise();
-                // One that its pair's worker has kept for itself is counted there.
-                stats.interrupts.add(u64::from(self.interrupt.is_some()));
-            }
-            Published::Quiet => stats.suppressed.add(1),
-        }
-    }
-
-    /// Latches a fault, once.
-    #[cold]
-    fn break_off(&mut self, fault: Fault, stats: &LaneStats) -> Fault {
-        self.queue.untake(&mut self.batch);
-        self.broken = true;
-        stats.faults.add(1);
-        fault
-    }
-
-    fn is_live(&self) -> bool {
-        !self.broken
-    }
-
-    /// At the end of a step: nothing stays taken whose translation may be gone by the next one.
-    /// Behind arming, which asks for a kick with what comes after all that was seen.
-    #[inline]
-    fn forget_translations(&mut self) {
-        if self.batch.is_translated() {
-            self.give_back();
-        }
-    }
-
-    #[cold]
-    fn give_back(&mut self) {
-        self.queue.untake(&mut self.batch);
-    }
-}
 
 /// A driver's broken rule, and the queue it broke it on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

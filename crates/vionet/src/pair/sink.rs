@@ -1,4 +1,4 @@
-//! What an endpoint sees of the guest's receive side: a plain sink, or one that looks at each frame.
+//! What an endpoint sees of the guest's receive side: a plain sink, or one that looks at frames.
 //!
 //! ```text
 //!   endpoint --push, window + commit--> RxSink = Guest: straight into the guest's buffers (rx.rs)
@@ -53,7 +53,6 @@ impl Bench {
 /// Where received frames go.
 pub struct RxSink<'a>(Kind<'a>);
 
-#[expect(clippy::large_enum_variant, reason = "lives on the stack for one step")]
 enum Kind<'a> {
     Guest(GuestSink<'a>),
     Judged(JudgedSink<'a>),

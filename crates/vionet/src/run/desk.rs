@@ -221,10 +221,10 @@ impl Desk {
     }
 
     fn count_kick(&self, place: usize, event: u64) {
-        if let Some(Some(Place { job: Some(job), .. })) = self.places.get(place) {
-            if event & ENDPOINT == 0 {
-                job.pair.count_kick(event & 1 == 0);
-            }
+        if let Some(Some(Place { job: Some(job), .. })) = self.places.get(place)
+            && event & ENDPOINT == 0
+        {
+            job.pair.count_kick(event & 1 == 0);
         }
     }
 

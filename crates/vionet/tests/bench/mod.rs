@@ -1,4 +1,5 @@
 //! A whole device without threads: driver, control plane, pair and host side, stepped by hand.
+#![allow(dead_code, reason = "each file of tests uses its part")]
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;

@@ -242,7 +242,8 @@ impl TcpFlow {
         let header_len = u16::try_from(built.len).unwrap_or(0);
         let request = if shop.cuts { built.cut_into(self.mss) } else { built.request };
         let total = u32::try_from(len).unwrap_or(0).saturating_add(headers);
-        port.commit(total, &RxHeader { request, header_len, validated: true });
+        let header = RxHeader { request, header_len, validated: true, ..RxHeader::default() };
+        port.commit(total, &header);
         Ok(len)
     }
 

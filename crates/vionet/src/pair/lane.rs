@@ -1,0 +1,124 @@
+//! One direction of a pair: a live queue, the chains in hand, and when its driver is interrupted.
+
+use alloc::sync::Arc;
+
+use vionet_queue::{Batch, Cursor, Direction, Fault, Published, Queue};
+use vionet_raw::AddressSpace;
+
+use super::delay::Delay;
+use crate::interrupt::Interrupt;
+use crate::negotiate::Plan;
+use crate::stats::LaneStats;
+use crate::time::Instant;
+
+/// One direction's live queue with what belongs to it.
+pub(crate) struct Lane<D: Direction> {
+    pub(super) queue: Queue,
+    pub(super) batch: Batch<D>,
+    pub(super) interrupt: Option<Arc<dyn Interrupt>>,
+    /// Interrupts are put off, if the driver wants that.
+    pub(super) delay: Delay,
+    pub(super) enabled: bool,
+    /// The driver broke a rule: the queue stands still until it is stopped.
+    broken: bool,
+    /// An interrupt is to be raised by whoever works on the lane next: never by the control
+    /// plane, which nothing that a stranger gave us may hold up.
+    pub(super) owed: bool,
+}
+
+impl<D: Direction> Lane<D> {
+    pub(crate) fn new(queue: Queue, space: Arc<AddressSpace>, plan: &Plan, enabled: bool) -> Self {
+        let batch = Batch::new(space, u32::from(plan.header_len));
+        let delay = Delay::default();
+        Self { queue, batch, interrupt: None, delay, enabled, broken: false, owed: false }
+    }
+
+    pub(crate) fn set_interrupt(&mut self, interrupt: Option<Arc<dyn Interrupt>>) {
+        self.interrupt = interrupt;
+        // A completion may have been told to the old one only (VU-MSG-05, VU-PIT-11).
+        self.owed = true;
+    }
+
+    pub(crate) fn set_enabled(&mut self, enabled: bool) {
+        self.enabled = enabled;
+    }
+
+    /// Gives back what is taken and ends the queue's life; its position remains.
+    pub(crate) fn stop(mut self) -> Cursor {
+        self.queue.untake(&mut self.batch);
+        let here = self.queue.cursor();
+        // Every row has just been given back, so nothing can be owed.
+        self.queue.stop().unwrap_or(here)
+    }
+
+    /// Raises the interrupt that is owed, or was put off until now.
+    #[inline]
+    pub(super) fn settle(&mut self, now: Instant) {
+        if self.delay.is_due(now) {
+            self.delay.done();
+            self.owed = true;
+        }
+        self.raise();
+    }
+
+    /// Raises the interrupt that is owed.
+    #[inline]
+    pub(super) fn raise(&mut self) {
+        if self.owed
+            && let Some(interrupt) = &self.interrupt
+        {
+            self.owed = false;
+            interrupt.raise();
+        }
+    }
+
+    /// Whether an interrupt is owed, which whoever asks sees to.
+    #[cfg(feature = "std")]
+    pub(super) fn take_owed(&mut self) -> bool {
+        core::mem::take(&mut self.owed)
+    }
+
+    /// Makes the used buffers of so many frames visible, and interrupts the driver if it wants
+    /// that now.
+    #[inline]
+    pub(super) fn publish(&mut self, frames: usize, now: Instant, stats: &LaneStats) {
+        match self.queue.publish() {
+            Published::Interrupt if self.delay.is_on() && !self.delay.put_off(frames, now) => {}
+            Published::Interrupt => {
+                self.delay.done();
+                self.owed = true;
+                self.raise();
+                // One that its pair's worker has kept for itself is counted there.
+                stats.interrupts.add(u64::from(self.interrupt.is_some()));
+            }
+            Published::Quiet => stats.suppressed.add(1),
+        }
+    }
+
+    /// Latches a fault, once.
+    #[cold]
+    pub(super) fn break_off(&mut self, fault: Fault, stats: &LaneStats) -> Fault {
+        self.queue.untake(&mut self.batch);
+        self.broken = true;
+        stats.faults.add(1);
+        fault
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        !self.broken
+    }
+
+    /// At the end of a step: nothing stays taken whose translation may be gone by the next one.
+    /// Behind arming, which asks for a kick with what comes after all that was seen.
+    #[inline]
+    pub(super) fn forget_translations(&mut self) {
+        if self.batch.is_translated() {
+            self.give_back();
+        }
+    }
+
+    #[cold]
+    pub(super) fn give_back(&mut self) {
+        self.queue.untake(&mut self.batch);
+    }
+}
