@@ -130,8 +130,7 @@ impl EndpointQueue for EchoQueue {
         let mut done = 0;
         for len in &self.lengths {
             let Some((frame, behind)) = rest.split_at_checked(*len) else { break };
-            let header = RxHeader::default();
-            if sink.push(&header, frame) == Err(vionet::endpoint::Refused::Full) {
+            if sink.push(&RxHeader::PLAIN, frame) == Err(vionet::endpoint::Refused::Full) {
                 break;
             }
             rest = behind;
@@ -207,7 +206,7 @@ impl EndpointQueue for FloodQueue {
     }
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
-        while sink.push(&RxHeader::default(), &self.frame) == Ok(()) {}
+        while sink.push(&RxHeader::PLAIN, &self.frame) == Ok(()) {}
         Ok(())
     }
 

@@ -263,7 +263,7 @@ impl ResponderQueue {
     /// Delivers what waits; whether nothing waits any more.
     fn reply(replies: &mut ReplyBuf, sink: &mut RxSink<'_>) -> bool {
         while let Some(reply) = replies.first() {
-            match sink.push(&RxHeader::default(), reply) {
+            match sink.push(&RxHeader::PLAIN, reply) {
                 Ok(()) | Err(Refused::Dropped) => replies.pop(),
                 Err(Refused::Full) => return false,
             }

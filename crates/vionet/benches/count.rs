@@ -53,7 +53,7 @@ impl EndpointQueue for Host {
     }
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
-        while sink.push(&RxHeader::default(), &self.0) == Ok(()) {}
+        while sink.push(&RxHeader::PLAIN, &self.0) == Ok(()) {}
         Ok(())
     }
 

@@ -206,7 +206,7 @@ fn hand_over(
             Err(_) => false,
         },
         (Some(at), None) if complete(whole, at).is_ok() => {
-            let pushed = sink.push(&RxHeader::default(), whole);
+            let pushed = sink.push(&RxHeader::PLAIN, whole);
             count(sink, pushed);
             true
         }

@@ -483,22 +483,25 @@ impl QueuePair {
         let look = self.bench.as_mut().map(|bench| Look { bench, here, plan, stats, now });
         let Some(lane) = self.rx.as_mut().filter(usable) else {
             if let Some(look) = look.filter(|look| look.bench.judge.spreads()) {
-                let mut sink = RxSink::judged(look, None);
-                outcome.host = self.endpoint.receive(&mut sink).err();
-                outcome.again = sink.finish().spent;
-                outcome.worked = outcome.again;
+                let (host, filled) = look.receive(&mut *self.endpoint, None);
+                (outcome.host, outcome.again, outcome.worked) = (host, filled.spent, filled.spent);
             }
             return outcome;
         };
-        let guest = GuestSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now);
-        let mut sink = match look {
-            None => RxSink::guest(guest),
-            Some(look) => RxSink::judged(look, Some(guest)),
+        let filled = match look {
+            None => {
+                let (queue, batch) = (&mut lane.queue, &mut lane.batch);
+                let mut sink = RxSink::guest(GuestSink::new(queue, batch, plan, stats, now));
+                outcome.host = self.endpoint.receive(&mut sink).err();
+                sink.finish()
+            }
+            Some(look) => {
+                let (host, filled) = look.receive(&mut *self.endpoint, Some(lane));
+                outcome.host = host;
+                filled
+            }
         };
-        outcome.host = self.endpoint.receive(&mut sink).err();
         stats.host_errors.add(u64::from(outcome.host.is_some()));
-        let filled = sink.finish();
-        drop(sink);
         if filled.worked {
             outcome.worked = true;
             stats.batches.add(1);

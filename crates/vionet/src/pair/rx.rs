@@ -240,6 +240,24 @@ impl<'a> GuestSink<'a> {
         self.deliver(len, header)
     }
 
+    /// The same as [`Self::push`], for callers on whose speed the endpoint's own does not depend.
+    #[inline(never)]
+    pub(super) fn push_apart(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
+        self.push(header, frame)
+    }
+
+    /// The same as [`Self::push_checked`], likewise.
+    #[inline(never)]
+    pub(super) fn push_checked_apart(
+        &mut self,
+        header: &RxHeader,
+        len: u32,
+        head: &[u8],
+        frame: &[ReadSpan<'_>],
+    ) -> Result<(), Refused> {
+        self.push_checked(header, len, head, frame)
+    }
+
     /// Counts a frame that the endpoint itself has dropped. It uses up the step's budget like
     /// any other: no step is without end.
     #[cold]
@@ -264,7 +282,7 @@ impl<'a> GuestSink<'a> {
 
     /// Whether more buffers would not help: the stock is full, the guest has posted all it can, or
     /// a frame may have one buffer only and this one is too small.
-    #[inline(always)]
+    #[inline]
     fn is_hopeless(&self) -> bool {
         let spare = self.batch.len().saturating_sub(self.next);
         let all_posted = spare >= usize::from(self.queue.size());

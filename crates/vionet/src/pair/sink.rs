@@ -14,6 +14,7 @@
 use alloc::sync::Arc;
 
 use vionet_frame::header::Offloads;
+use vionet_queue::DeviceWrites;
 use vionet_raw::{ReadSpan, Scratch, WriteSpan, copy_out};
 use vionet_spec::net::FRAME_MAX;
 
@@ -21,8 +22,8 @@ use vionet_spec::net::FRAME_MAX;
 use super::inlet::{Inlet, Opened};
 use super::judge::{HEAD, Judge, Verdict};
 use super::rx::{Filled, GuestSink};
-use super::{BATCH, Refused};
-use crate::endpoint::RxHeader;
+use super::{BATCH, Lane, Refused};
+use crate::endpoint::{EndpointFault, EndpointQueue, RxHeader};
 use crate::negotiate::Plan;
 use crate::nic::PairIndex;
 use crate::stats::{DropReason, LaneStats};
@@ -84,7 +85,25 @@ pub(super) struct Look<'a> {
     pub(super) now: Instant,
 }
 
+impl Look<'_> {
+    /// Has the endpoint deliver what it has; `own` is the pair's lane, if it is at hand.
+    #[inline(never)]
+    pub(super) fn receive(
+        self,
+        endpoint: &mut dyn EndpointQueue,
+        own: Option<&mut Lane<DeviceWrites>>,
+    ) -> (Option<EndpointFault>, Filled) {
+        let (plan, stats, now) = (self.plan, self.stats, self.now);
+        let own =
+            own.map(|lane| GuestSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now));
+        let mut sink = RxSink::judged(self, own);
+        let host = endpoint.receive(&mut sink).err();
+        (host, sink.finish())
+    }
+}
+
 impl<'a> RxSink<'a> {
+    #[inline]
     pub(super) fn guest(sink: GuestSink<'a>) -> Self {
         Self(Kind::Guest(sink))
     }
@@ -198,11 +217,7 @@ impl<'a> RxSink<'a> {
     pub fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
         match &mut self.0 {
             Kind::Guest(sink) => sink.push(header, frame),
-            Kind::Judged(sink) => {
-                let head = frame.get(..HEAD).unwrap_or(frame);
-                let verdict = sink.look(head)?;
-                sink.hand_over(verdict, header, |to, header| to.push(header, frame))
-            }
+            Kind::Judged(sink) => sink.push(header, frame),
         }
     }
 
@@ -276,6 +291,13 @@ impl JudgedSink<'_> {
         })
     }
 
+    #[inline(never)]
+    fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
+        let verdict = self.look(frame.get(..HEAD).unwrap_or(frame))?;
+        self.hand_over(verdict, header, |to, header| to.push_apart(header, frame))
+    }
+
+    #[inline(never)]
     fn commit(&mut self, len: u32, header: &RxHeader) {
         let size = usize::try_from(len).unwrap_or(usize::MAX);
         let Some(frame) = self.scratch.bytes().get(..size) else {
@@ -289,13 +311,14 @@ impl JudgedSink<'_> {
                 let frame = scratch.bytes().get(..size).unwrap_or(&[]);
                 // Room was there when the window was given.
                 let (Ok(()) | Err(_)) =
-                    self.hand_over(verdict, header, |to, header| to.push(header, frame));
+                    self.hand_over(verdict, header, |to, header| to.push_apart(header, frame));
                 *self.scratch = scratch;
             }
             Err(reason) => self.dropped(reason),
         }
     }
 
+    #[inline(never)]
     fn push_seen(
         &mut self,
         header: &RxHeader,
@@ -315,7 +338,10 @@ impl JudgedSink<'_> {
         let head = head.get(..end).unwrap_or(&[]);
         let verdict = self.look(head)?;
         let head = if seen.len() > head.len() { seen } else { head };
-        self.hand_over(verdict, header, |to, header| to.push_checked(header, len, head, frame))
+        let push = |to: &mut GuestSink<'_>, header: &RxHeader| {
+            to.push_checked_apart(header, len, head, frame)
+        };
+        self.hand_over(verdict, header, push)
     }
 
     /// Gives a frame to the pair it is for.

@@ -244,7 +244,7 @@ impl Engine {
     /// False when the guest has no room.
     fn flush_replies(&mut self, port: &mut dyn Port) -> bool {
         while let Some(frame) = self.replies.first() {
-            if port.push(&RxHeader::default(), frame) == Err(Refused::Full) {
+            if port.push(&RxHeader::PLAIN, frame) == Err(Refused::Full) {
                 return false;
             }
             self.replies.pop();
