@@ -116,6 +116,11 @@ impl Offer {
         Self { bits: self.bits.with(Feature::ACCESS_PLATFORM), ..self }
     }
 
+    /// The same without a feature.
+    pub(crate) const fn without(self, feature: Feature) -> Self {
+        Self { bits: self.bits.without(feature), ..self }
+    }
+
     /// The feature bits to show.
     #[must_use]
     pub const fn bits(&self) -> FeatureBits {

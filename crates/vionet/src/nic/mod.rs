@@ -25,7 +25,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use vionet_frame::guard::Guard;
+use vionet_frame::guard::{Guard, Rule};
 use vionet_frame::steer::AutoSteer;
 use vionet_queue::Cursor;
 use vionet_raw::{AddressSpace, MemoryMap};
@@ -42,7 +42,7 @@ use crate::interrupt::Interrupt;
 use crate::negotiate::{Negotiated, Offer};
 #[cfg(feature = "std")]
 use crate::pair::Inlet;
-use crate::pair::{Bench, Judge, Lower, PairConfig, QueuePair, Steering};
+use crate::pair::{Bench, Guarded, Judge, Lower, PairConfig, QueuePair, Steering};
 use crate::stats::{ControlStats, PairStats};
 
 /// What waits for pairs to come home, or for the endpoint to open.
@@ -123,10 +123,13 @@ impl Nic {
         Self { offer: self.offer.with_platform(), ..self }
     }
 
-    /// The same under a policy of the host.
+    /// The same under a policy of the host. Where that holds the guest to its MAC address, the
+    /// driver is not offered to change it.
     #[must_use]
     pub fn guarded(self, guard: Guard) -> Self {
-        Self { guard: Some(Arc::new(guard)), ..self }
+        let fixed = guard.has(Rule::Mac);
+        let offer = if fixed { self.offer.without(Feature::CTRL_MAC_ADDR) } else { self.offer };
+        Self { guard: Some(Arc::new(guard)), offer, ..self }
     }
 
     /// The same with a random number, which makes it unpredictable where unknown flows go.
@@ -333,6 +336,7 @@ impl Nic {
         let transmit = agreed.plan().transmit;
         for (slot, queue) in self.pairs.iter_mut().zip(queues) {
             let queue = Lower::around(queue, transmit, self.capabilities.transmit);
+            let queue = Guarded::around(queue, self.guard.as_ref());
             let pair = QueuePair::new(slot.index, *agreed.plan(), queue, Arc::clone(&slot.stats));
             #[cfg(feature = "std")]
             let pair = pair.with_inlet(self.inlets.get(slot.index.slot()).cloned());

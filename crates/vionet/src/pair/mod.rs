@@ -11,6 +11,7 @@
 //! broken a rule stands still from then on; the other one goes on.
 
 mod delay;
+mod guarded;
 #[cfg(feature = "std")]
 mod inlet;
 mod join;
@@ -31,6 +32,7 @@ use vionet_frame::steer::AutoSteer;
 use vionet_queue::Queue;
 use vionet_queue::{Armed, DeviceReads, DeviceWrites, Fault};
 
+pub(crate) use guarded::Guarded;
 #[cfg(feature = "std")]
 use inlet::Lent;
 #[cfg(feature = "std")]

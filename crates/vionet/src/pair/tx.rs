@@ -126,6 +126,8 @@ pub struct TxBatch<'a> {
     source: Source<'a>,
     frames: &'a [TxFrame],
     done: usize,
+    /// Its frames are the guest's: those that are sent count here.
+    counts: bool,
     stats: &'a LaneStats,
     now: Instant,
 }
@@ -137,7 +139,7 @@ impl<'a> TxBatch<'a> {
         stats: &'a LaneStats,
         now: Instant,
     ) -> Self {
-        Self { source: Source::Guest(batch), frames, done: 0, stats, now }
+        Self { source: Source::Guest(batch), frames, done: 0, counts: true, stats, now }
     }
 
     /// The frames not settled yet.
@@ -174,7 +176,7 @@ impl<'a> TxBatch<'a> {
         let sent = self.frames().iter().take(count);
         let bytes = sent.fold(0_u64, |sum, frame| sum.wrapping_add(u64::from(frame.len)));
         let count = self.settle(count);
-        if let Source::Guest(_) = self.source {
+        if self.counts {
             self.stats.frames.add(count);
             self.stats.bytes.add(bytes);
         }
@@ -224,9 +226,22 @@ impl<'a> TxBatch<'a> {
             source: Source::Private(spans),
             frames,
             done: 0,
+            counts: false,
             stats: self.stats,
             now: self.now,
         }
+    }
+
+    /// The same for frames that stand for the guest's own, and are counted as those when sent.
+    pub(super) fn stand_in<'b>(
+        &self,
+        frames: &'b [TxFrame],
+        spans: &'b [[ReadSpan<'b>; 2]],
+    ) -> TxBatch<'b>
+    where
+        'a: 'b,
+    {
+        TxBatch { counts: true, ..self.private(frames, spans) }
     }
 
     /// The first `count` frames were settled, and counted, in a [`Self::part`] of this batch.
@@ -236,9 +251,9 @@ impl<'a> TxBatch<'a> {
 
     /// The next `count` frames as a batch of their own; say here how many were settled there.
     pub(super) fn part(&self, count: usize) -> TxBatch<'_> {
-        let source = self.source;
+        let Self { source, counts, stats, now, .. } = *self;
         let frames = self.frames().get(..count).unwrap_or(&[]);
-        TxBatch { source, frames, done: 0, stats: self.stats, now: self.now }
+        TxBatch { source, frames, done: 0, counts, stats, now }
     }
 
     /// Has the first `count` frames settled as a batch of their own: for an endpoint that hands

@@ -15,6 +15,7 @@ use vionet::{
     Effect, Effects, Instant, Interrupt, Nic, NicConfig, Op, OpError, PairFault, PairIndex,
     QueueIndex, QueuePair, Step,
 };
+use vionet_frame::guard::Guard;
 use vionet_frame::header::{NetHeader, Offloads, Request};
 use vionet_queue::Cursor;
 use vionet_raw::copy_out;
@@ -191,6 +192,14 @@ impl Bench {
             now: Instant::from_nanos(0),
             next: FRAMES,
         }
+    }
+
+    /// The same under a policy of the host.
+    pub fn guarded(guard: Guard, transmit: Offloads) -> Self {
+        let mut bench = Self::idle(transmit);
+        let nic = std::mem::replace(&mut bench.nic, Self::idle(transmit).nic);
+        bench.nic = nic.guarded(guard);
+        bench
     }
 
     pub fn start_queues(&mut self) {
