@@ -97,7 +97,10 @@ impl Device {
                     let pair = self.pair.take();
                     self.nic.returned(index, pair, &mut effects);
                 }
-                Effect::Adapt(_) | Effect::Interrupt(_) | Effect::ControlFault(_) | Effect::ConfigChanged => {}
+                Effect::Adapt(_)
+                | Effect::Interrupt(_)
+                | Effect::ControlFault(_)
+                | Effect::ConfigChanged => {}
                 Effect::Done(outcome) => result = outcome,
             }
         }

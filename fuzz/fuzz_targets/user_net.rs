@@ -149,7 +149,8 @@ impl Life {
         let rx = SplitDriver::new(&ram, RX_RING, SIZE, false, 0);
         let tx = SplitDriver::new(&ram, TX_RING, SIZE, false, 0);
         let net = UserNet::new(host.config.clone()).expect("a good configuration");
-        let nic = Nic::new(NicConfig { mac: GUEST_MAC, mtu: 1500, ..NicConfig::default() }, net.capabilities());
+        let config = NicConfig { mac: GUEST_MAC, mtu: 1500, ..NicConfig::default() };
+        let nic = Nic::new(config, net.capabilities());
         let (now, peers) = (Duration::from_secs(1), Vec::new());
         let (sequence, acknowledged, pair) = (1000, 0, None);
         let mut life = Self { nic, net, pair, ram, rx, tx, now, sequence, acknowledged, peers };
@@ -174,7 +175,10 @@ impl Life {
                 }
                 Effect::Recall(index) => self.nic.returned(index, self.pair.take(), &mut effects),
                 Effect::Start(pair) => self.pair = Some(pair),
-                Effect::Adapt(_) | Effect::Interrupt(_) | Effect::ControlFault(_) | Effect::ConfigChanged => {}
+                Effect::Adapt(_)
+                | Effect::Interrupt(_)
+                | Effect::ControlFault(_)
+                | Effect::ConfigChanged => {}
                 Effect::Done(outcome) => outcome.expect("nothing is refused here"),
             }
         }

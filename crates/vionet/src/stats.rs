@@ -92,9 +92,10 @@ reasons! {
         GuardEtherType = "guard-ether-type",
         /// The host's policy: lengths or versions contradict each other.
         GuardMalformed = "guard-malformed",
-        /// The host's policy: a header that a rule needs is beyond the bytes at hand, or behind too many others.
+        /// The host's policy: a header that a rule needs is beyond the bytes at hand, or behind
+        /// too many others.
         GuardHidden = "guard-hidden",
-        /// The host's policy: a fragment of which its receiver could make something that a rule forbids.
+        /// The host's policy: a fragment of which its receiver could make what a rule forbids.
         GuardFragment = "guard-fragment",
         /// The host's policy: a packet in the name of another IP address.
         GuardSourceIp = "guard-source-ip",

@@ -298,7 +298,7 @@ fn delays_of_one_queue_are_told_and_end_with_its_life() {
     assert_eq!(bench.nic.active_pairs(), 1);
 }
 
-/// The RSS_CONFIG, or HASH_CONFIG, of one entry: TCP over IPv4, by the key of the published vectors.
+/// The RSS_CONFIG, or HASH_CONFIG, of one entry: TCP over IPv4, by the published vectors' key.
 fn hash_config(command: u8) -> Vec<u8> {
     let key = [
         0x6d, 0x5a, 0x56, 0xda, 0x25, 0x5b, 0x0e, 0xc2, 0x41, 0x67, 0x25, 0x3d, 0x43, 0xa3, 0x8f,

@@ -4,12 +4,12 @@
 //!   frame in guest memory --head copied--> Guard --no--> dropped, counted by reason
 //!                                            | yes
 //!                                            v
-//!            [private head][rest in guest memory]  --> the endpoint       one piece behind the head
+//!            [private head][rest in guest memory]  --> the endpoint      one piece behind the head
 //!            [private copy of all of it]                                  several pieces
 //! ```
 //!
-//! What was judged is what is sent: the guest can change its memory meanwhile, but not the head that
-//! the policy has seen. A device without a policy has none of this.
+//! What was judged is what is sent: the guest can change its memory meanwhile, but not the head
+//! that the policy has seen. A device without a policy has none of this.
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
