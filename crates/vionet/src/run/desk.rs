@@ -21,8 +21,8 @@ use std::sync::mpsc::{Receiver, Sender};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::{Kicks, Report, ReportBox, silence};
@@ -103,6 +103,8 @@ struct Job {
     event: u64,
     /// The interest registered for the endpoint's descriptor.
     interest: EventFlags,
+    /// The eventfd of the queue was readable before it was watched: its first event is no kick.
+    stale: [bool; 2],
     /// A live queue has no eventfd to be kicked by: it is looked at all the time (VU-RNG-02).
     polled: bool,
     is_ready: bool,
@@ -220,11 +222,15 @@ impl Desk {
         }
     }
 
-    fn count_kick(&self, place: usize, event: u64) {
-        if let Some(Some(Place { job: Some(job), .. })) = self.places.get(place)
+    fn count_kick(&mut self, place: usize, event: u64) {
+        if let Some(Some(Place { job: Some(job), .. })) = self.places.get_mut(place)
             && event & ENDPOINT == 0
         {
-            job.pair.count_kick(event & 1 == 0);
+            let [rx, tx] = &mut job.stale;
+            let is_rx = event & 1 == 0;
+            if !std::mem::take(if is_rx { rx } else { tx }) {
+                job.pair.count_kick(is_rx);
+            }
         }
     }
 
@@ -297,6 +303,7 @@ impl Job {
         let place = u64::try_from(place).unwrap_or(BELL).wrapping_shl(SOURCE_BITS);
         let event = place | ENDPOINT;
         let index = pair.index();
+        let stale = kicks.each_ref().map(|kick| kick.as_ref().is_some_and(is_readable));
         for (source, kick) in (place..).zip(&kicks) {
             // An edge is enough: every step looks at the ring itself, and nothing is read.
             let flags = EventFlags::IN | EventFlags::ET;
@@ -320,6 +327,7 @@ impl Job {
             kicks,
             event,
             interest,
+            stale,
             polled,
             is_ready: false,
             window: Duration::ZERO,
@@ -411,6 +419,11 @@ impl Job {
             reports.put(Report::Host { pair: self.pair.index(), fault });
         }
     }
+}
+
+fn is_readable(fd: &Arc<OwnedFd>) -> bool {
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&at_once)) == Ok(1)
 }
 
 /// A descriptor that cannot be watched is a trouble of the host side.
