@@ -11,7 +11,7 @@ use vionet_frame::header::{HeaderLayout, Offloads};
 use vionet_queue::{Format, RingFeatures};
 use vionet_raw::AddressSpace;
 use vionet_spec::feature::{Feature, FeatureBits};
-use vionet_spec::net::{FRAME_MAX, HDR_LEN};
+use vionet_spec::net::{FRAME_MAX, HDR_LEN, LINK_HDR_MAX};
 
 use crate::config::NicConfig;
 
@@ -236,6 +236,9 @@ pub struct Plan {
     pub mtu: u16,
     /// The longest frame either way, without its virtio header.
     pub frame_max: u32,
+    /// The longest received frame whose header has 12 bytes and nothing to say; 0 if all headers
+    /// are longer. Such frames are most, and this is all that is asked of them.
+    pub(crate) plain_max: u32,
 }
 
 impl Plan {
@@ -258,14 +261,17 @@ impl Plan {
         ];
         let tunnel = tunnels.into_iter().any(|feature| bits.has(feature));
         let layout = HeaderLayout::of(bits.has(Feature::HASH_REPORT), tunnel);
+        let header_len = u8::try_from(layout.len()).unwrap_or(u8::MAX);
+        let uncut_max = u32::from(mtu).saturating_add(LINK_HDR_MAX); // NET-CFG-05
         Self {
-            header_len: u8::try_from(layout.len()).unwrap_or(u8::MAX),
+            header_len,
             coalesced_info: bits.has(Feature::RSC_EXT),
             mergeable: bits.has(Feature::MRG_RXBUF),
             transmit: chosen(&TRANSMIT),
             receive: chosen(&RECEIVE),
             mtu,
             frame_max: u32::try_from(FRAME_MAX).unwrap_or(u32::MAX),
+            plain_max: if header_len == SHORT { uncut_max } else { 0 },
         }
     }
 }

@@ -239,7 +239,7 @@ impl Histogram {
     /// Counts a number above 0; only the owner calls this.
     #[inline]
     pub(crate) fn add(&self, number: usize) {
-        let place = usize::try_from(number.checked_ilog2().unwrap_or(0)).unwrap_or(0);
+        let place = usize::try_from((number | 1).ilog2()).unwrap_or(0);
         if let Some(counter) = self.0.get(place.min(HISTOGRAM.wrapping_sub(1))) {
             counter.add(1);
         }

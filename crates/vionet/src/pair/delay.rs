@@ -25,12 +25,6 @@ pub(super) struct Delay {
 }
 
 impl Delay {
-    /// Whether interrupts are put off.
-    #[inline]
-    pub(super) fn is_on(&self) -> bool {
-        self.wish.is_on()
-    }
-
     /// What the driver wants from now on. One that is put off is judged anew (NET-COAL-13).
     pub(super) fn set(&mut self, wish: Coalescing) {
         if wish == self.wish {
@@ -45,17 +39,35 @@ impl Delay {
         Duration::from_micros(self.wish.max_usecs.into())
     }
 
-    /// The driver is to be interrupted for so many frames more: whether that is due at once.
-    pub(super) fn put_off(&mut self, frames: usize, now: Instant) -> bool {
+    /// The driver is to be interrupted for so many frames more: whether that is put off.
+    #[inline(never)]
+    pub(super) fn holds(&mut self, frames: usize, now: Instant) -> bool {
+        let holds = self.wish.is_on() && !self.put_off(frames, now);
+        if !holds {
+            self.done();
+        }
+        holds
+    }
+
+    /// Whether one that was put off is due, and put off no longer.
+    #[inline(never)]
+    pub(super) fn ends(&mut self, now: Instant) -> bool {
+        let ends = self.is_due(now);
+        if ends {
+            self.done();
+        }
+        ends
+    }
+
+    /// Whether so many frames more are due at once.
+    fn put_off(&mut self, frames: usize, now: Instant) -> bool {
         let limit = self.limit();
         self.frames = self.frames.saturating_add(u32::try_from(frames).unwrap_or(u32::MAX));
         let due = *self.due.get_or_insert_with(|| now.after(limit));
         self.frames >= self.wish.max_packets || due <= now
     }
 
-    /// Whether one that was put off is due.
-    #[inline]
-    pub(super) fn is_due(&self, now: Instant) -> bool {
+    fn is_due(&self, now: Instant) -> bool {
         let enough = self.frames >= self.wish.max_packets;
         self.due.is_some_and(|due| due <= now || enough)
     }
@@ -66,7 +78,7 @@ impl Delay {
     }
 
     /// The driver is interrupted.
-    pub(super) fn done(&mut self) {
+    fn done(&mut self) {
         (self.frames, self.due) = (0, None);
     }
 }

@@ -149,7 +149,7 @@ impl Inlet {
         stats.starved.add(u64::from(filled.starved));
         let owed = lane.take_owed() && *has_interrupt;
         let mut news = owed && !self.due.swap(true, Ordering::AcqRel);
-        let late = lane.delay.due().filter(|_| *has_interrupt).map_or(0, Instant::nanos);
+        let late = lane.due().filter(|_| *has_interrupt).map_or(0, Instant::nanos);
         news |= self.late.swap(late, Ordering::AcqRel) != late && late != 0;
         if let Some(rule) = filled.fault {
             *fault = Some(lane.break_off(rule, stats));
@@ -172,7 +172,7 @@ impl Inlet {
         let lane = &mut lent.lane;
         let opens = opens && lane.is_live() && lane.enabled;
         self.due.store(lane.take_owed() && lent.has_interrupt, Ordering::Release);
-        let late = lane.delay.due().map_or(0, Instant::nanos);
+        let late = lane.due().map_or(0, Instant::nanos);
         self.late.store(late, Ordering::Release);
         *self.lock() = Some(lent);
         self.open.store(opens, Ordering::Release);

@@ -6,6 +6,7 @@ use vionet_queue::{Batch, Cursor, Direction, Fault, Published, Queue};
 use vionet_raw::AddressSpace;
 
 use super::delay::Delay;
+use crate::control::Coalescing;
 use crate::interrupt::Interrupt;
 use crate::negotiate::Plan;
 use crate::stats::LaneStats;
@@ -16,8 +17,8 @@ pub(crate) struct Lane<D: Direction> {
     pub(super) queue: Queue,
     pub(super) batch: Batch<D>,
     pub(super) interrupt: Option<Arc<dyn Interrupt>>,
-    /// Interrupts are put off, if the driver wants that.
-    pub(super) delay: Delay,
+    /// Interrupts are put off, if the driver wants that, or has wanted it.
+    pub(super) delay: Option<Delay>,
     pub(super) enabled: bool,
     /// The driver broke a rule: the queue stands still until it is stopped.
     broken: bool,
@@ -29,8 +30,8 @@ pub(crate) struct Lane<D: Direction> {
 impl<D: Direction> Lane<D> {
     pub(crate) fn new(queue: Queue, space: Arc<AddressSpace>, plan: &Plan, enabled: bool) -> Self {
         let batch = Batch::new(space, u32::from(plan.header_len));
-        let delay = Delay::default();
-        Self { queue, batch, interrupt: None, delay, enabled, broken: false, owed: false }
+        let interrupt = None;
+        Self { queue, batch, interrupt, delay: None, enabled, broken: false, owed: false }
     }
 
     pub(crate) fn set_interrupt(&mut self, interrupt: Option<Arc<dyn Interrupt>>) {
@@ -41,6 +42,18 @@ impl<D: Direction> Lane<D> {
 
     pub(crate) fn set_enabled(&mut self, enabled: bool) {
         self.enabled = enabled;
+    }
+
+    /// How interrupts are put off from now on.
+    pub(super) fn set_delay(&mut self, wish: Coalescing) {
+        if wish.is_on() || self.delay.is_some() {
+            self.delay.get_or_insert_default().set(wish);
+        }
+    }
+
+    /// When the interrupt that is put off is due, if one is.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.delay.as_ref().and_then(Delay::due)
     }
 
     /// Gives back what is taken and ends the queue's life; its position remains.
@@ -54,9 +67,8 @@ impl<D: Direction> Lane<D> {
     /// Raises the interrupt that is owed, or was put off until now.
     #[inline]
     pub(super) fn settle(&mut self, now: Instant) {
-        if self.delay.is_due(now) {
-            self.delay.done();
-            self.owed = true;
+        if let Some(delay) = &mut self.delay {
+            self.owed |= delay.ends(now);
         }
         self.raise();
     }
@@ -83,16 +95,23 @@ impl<D: Direction> Lane<D> {
     #[inline]
     pub(super) fn publish(&mut self, frames: usize, now: Instant, stats: &LaneStats) {
         match self.queue.publish() {
-            Published::Interrupt if self.delay.is_on() && !self.delay.put_off(frames, now) => {}
-            Published::Interrupt => {
-                self.delay.done();
-                self.owed = true;
-                self.raise();
-                // One that its pair's worker has kept for itself is counted there.
-                stats.interrupts.add(u64::from(self.interrupt.is_some()));
-            }
+            Published::Interrupt => self.interrupt(frames, now, stats),
             Published::Quiet => stats.suppressed.add(1),
         }
+    }
+
+    /// Interrupts the driver for so many frames, now or later.
+    #[inline(never)]
+    fn interrupt(&mut self, frames: usize, now: Instant, stats: &LaneStats) {
+        if let Some(delay) = &mut self.delay
+            && delay.holds(frames, now)
+        {
+            return;
+        }
+        self.owed = true;
+        self.raise();
+        // One that its pair's worker has kept for itself is counted there.
+        stats.interrupts.add(u64::from(self.interrupt.is_some()));
     }
 
     /// Latches a fault, once.

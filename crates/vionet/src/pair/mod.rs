@@ -228,8 +228,8 @@ impl QueuePair {
         self.flows = bench.as_ref().and_then(|bench| bench.judge.flows().cloned());
         self.bench = bench;
         let [rx, tx] = delays;
-        self.rx.iter_mut().for_each(|lane| lane.delay.set(rx));
-        self.tx.iter_mut().for_each(|lane| lane.delay.set(tx));
+        self.rx.iter_mut().for_each(|lane| lane.set_delay(rx));
+        self.tx.iter_mut().for_each(|lane| lane.set_delay(tx));
     }
 
     /// On the way out: the receive lane goes where others can reach it.
@@ -273,6 +273,14 @@ impl QueuePair {
     #[cfg(feature = "std")]
     fn others_deliver(&self) -> bool {
         self.is_delivered_to || self.spreads()
+    }
+
+    /// Whether the receive lane may be away.
+    fn has_inlet(&self) -> bool {
+        #[cfg(feature = "std")]
+        return self.inlet.is_some();
+        #[cfg(not(feature = "std"))]
+        false
     }
 
     /// Whether frames that come by this pair go to others.
@@ -392,22 +400,28 @@ impl QueuePair {
     fn watch(&self, wish: Watch, starved: bool) -> Watch {
         let lane = self.rx.as_ref().is_some_and(|lane| lane.is_live() && lane.enabled);
         let receiving = self.receives && (lane || self.spreads());
-        #[cfg(feature = "std")]
-        let lent = self.inlet.as_ref().and_then(|inlet| inlet.late());
-        #[cfg(not(feature = "std"))]
-        let lent = None;
-        let late = [
-            lent,
-            self.rx.as_ref().and_then(|lane| lane.delay.due()),
-            self.tx.as_ref().and_then(|lane| lane.delay.due()),
-            wish.deadline.filter(|_| receiving && !self.gone),
-        ];
+        let deadline = wish.deadline.filter(|_| receiving && !self.gone);
+        let puts_off = self.rx.as_ref().is_some_and(|lane| lane.delay.is_some())
+            || self.tx.as_ref().is_some_and(|lane| lane.delay.is_some())
+            || self.has_inlet();
         Watch {
             // No poll of the host side while the guest has no room for what it would bring.
             readable: wish.readable && receiving && !starved && !self.gone,
             writable: wish.writable && !self.gone,
-            deadline: late.into_iter().flatten().min(),
+            deadline: if puts_off { self.soonest(deadline) } else { deadline },
         }
+    }
+
+    /// The first of `deadline` and the times at which interrupts are due that were put off.
+    #[inline(never)]
+    fn soonest(&self, deadline: Option<Instant>) -> Option<Instant> {
+        #[cfg(feature = "std")]
+        let lent = self.inlet.as_ref().and_then(|inlet| inlet.late());
+        #[cfg(not(feature = "std"))]
+        let lent = None;
+        let (rx, tx) = (self.rx.as_ref(), self.tx.as_ref());
+        let all = [deadline, lent, rx.and_then(Lane::due), tx.and_then(Lane::due)];
+        all.into_iter().flatten().min()
     }
 
     /// After a failure of the host side: look again in a while instead of at once, for ever.

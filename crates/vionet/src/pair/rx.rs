@@ -26,6 +26,9 @@ const AHEAD: usize = 8;
 const PLAIN: [u8; HDR_LEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 const NET_HDR: u32 = 12;
 const _: () = assert!(HDR_LEN == 12, "as a length in a chain");
+/// The shortest frame: an Ethernet header.
+const LEN_MIN: u32 = 14;
+const _: () = assert!(ETH_HDR_LEN == 14, "as a length of a frame");
 
 /// Why a pushed frame was not delivered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,8 @@ pub(super) struct GuestSink<'a> {
     batch: &'a mut Batch<DeviceWrites>,
     plan: &'a Plan,
     stats: &'a LaneStats,
+    /// The plan's, or 0 when the budget is spent: one look at this does for a plain frame.
+    plain_max: u32,
     /// Chains before this one are filled.
     next: usize,
     /// Frames that may still be delivered or dropped in this step, of so many.
@@ -90,6 +95,7 @@ impl<'a> GuestSink<'a> {
             batch,
             plan,
             stats,
+            plain_max: plan.plain_max,
             next: 0,
             budget: BATCH,
             granted: BATCH,
@@ -106,10 +112,12 @@ impl<'a> GuestSink<'a> {
 
     /// The same sink, for up to `budget` frames.
     pub(super) fn with_budget(self, budget: usize) -> Self {
-        Self { budget, granted: budget, ..self }
+        let plain_max = if budget > 0 { self.plan.plain_max } else { 0 };
+        Self { budget, granted: budget, plain_max, ..self }
     }
 
     /// Gives the filled chains back to the queue, not yet visible.
+    #[inline]
     pub(super) fn finish(&mut self) -> Filled {
         self.put_filled();
         let Self { bytes, skipped, starved, spent, fault, stats, .. } = *self;
@@ -263,8 +271,8 @@ impl<'a> GuestSink<'a> {
     #[cold]
     pub(super) fn dropped(&mut self, reason: DropReason) {
         self.stats.dropped(reason, 1);
-        if let Some(budget) = self.budget.checked_sub(1) {
-            self.budget = budget;
+        if self.budget > 0 {
+            self.spend();
             self.lost = self.lost.saturating_add(1);
         }
     }
@@ -401,6 +409,7 @@ impl<'a> GuestSink<'a> {
                 copy_in(lead, 0, net);
             }
         }
+        self.count_open(header);
         self.delivered(buffers, len);
         Ok(())
     }
@@ -414,16 +423,24 @@ impl<'a> GuestSink<'a> {
         len: u32,
         fill: impl FnOnce(&WriteSpan<'_>) -> bool,
     ) -> bool {
-        if self.budget == 0 || !self.plan.has_short_header() || self.check(len, header).is_err() {
+        let is_plain = header.request == Request::default() && !header.validated;
+        let may_be = if is_plain {
+            len <= self.plain_max && len >= LEN_MIN
+        } else {
+            self.budget > 0 && self.plan.has_short_header() && self.check(len, header).is_ok()
+        };
+        if !may_be {
             return false;
         }
-        let is_plain = header.request == Request::default() && !header.validated;
         let net = if is_plain { PLAIN } else { self.net_header(header, 1).encode() };
         let Some(chain) = self.batch.single(self.next, len) else { return false };
         if !fill(chain.payload) || !chain.lead.write(&net) {
             return false;
         }
         *chain.written = len.saturating_add(NET_HDR);
+        if !is_plain {
+            self.count_open(header);
+        }
         self.delivered(1, len);
         true
     }
@@ -431,20 +448,25 @@ impl<'a> GuestSink<'a> {
     #[inline]
     fn delivered(&mut self, buffers: usize, len: u32) {
         self.next = self.next.wrapping_add(buffers);
-        self.budget = self.budget.wrapping_sub(1);
         self.bytes = self.bytes.wrapping_add(u64::from(len));
+        self.spend();
+    }
+
+    /// A frame less to go.
+    #[inline]
+    fn spend(&mut self) {
+        self.budget = self.budget.wrapping_sub(1);
+        if self.budget == 0 {
+            self.plain_max = 0;
+        }
     }
 
     /// The virtio header of a frame that takes so many buffers.
     fn net_header(&self, header: &RxHeader, num_buffers: u16) -> NetHeader {
         let mut net = header.request.to_header(header.header_len);
-        if header.validated && header.request.csum.is_none() && !self.plan.receive.is_empty() {
+        if self.says_valid(header) {
             net.flags |= HDR_F_DATA_VALID;
         }
-        self.stats.open_checksums.add(u64::from(header.request.csum.is_some()));
-        self.stats.validated.add(u64::from(net.flags & HDR_F_DATA_VALID != 0));
-        self.stats.uncut.add(u64::from(header.request.gso.is_some()));
-        self.stats.coalesced.add(u64::from(header.segments > 1));
         if self.plan.coalesced_info {
             // A frame that was joined elsewhere has an unknown number of segments: one is true.
             net = net.with_coalesced(header.segments.max(1), 0);
@@ -453,6 +475,19 @@ impl<'a> GuestSink<'a> {
         net.hash_value = header.hash.value;
         net.hash_report = header.hash.report;
         net
+    }
+
+    /// Whether the guest is told that the checksum is good.
+    fn says_valid(&self, header: &RxHeader) -> bool {
+        header.validated && header.request.csum.is_none() && !self.plan.receive.is_empty()
+    }
+
+    /// Counts a frame about which there was something to say.
+    fn count_open(&self, header: &RxHeader) {
+        self.stats.open_checksums.add(u64::from(header.request.csum.is_some()));
+        self.stats.validated.add(u64::from(self.says_valid(header)));
+        self.stats.uncut.add(u64::from(header.request.gso.is_some()));
+        self.stats.coalesced.add(u64::from(header.segments > 1));
     }
 
     /// Settles the chains of a frame that one does not hold: how many there are.
@@ -486,7 +521,7 @@ impl<'a> GuestSink<'a> {
         if len > most {
             return Err(DropReason::TooLong);
         }
-        if usize::try_from(len).is_ok_and(|len| len < ETH_HDR_LEN) {
+        if len < LEN_MIN {
             return Err(DropReason::TooShort);
         }
         Ok(())

@@ -138,6 +138,7 @@ impl<'a> RxSink<'a> {
     }
 
     /// Gives the filled chains of the pair's own lane back, not yet visible.
+    #[inline]
     pub(super) fn finish(&mut self) -> Filled {
         match &mut self.0 {
             Kind::Guest(sink) => sink.finish(),
