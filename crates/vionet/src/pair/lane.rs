@@ -92,7 +92,7 @@ impl<D: Direction> Lane<D> {
 
     /// Makes the used buffers of so many frames visible, and interrupts the driver if it wants
     /// that now.
-    #[inline]
+    #[inline(always)] // With two callers it would not be, at 20 instructions a batch.
     pub(super) fn publish(&mut self, frames: usize, now: Instant, stats: &LaneStats) {
         match self.queue.publish() {
             Published::Interrupt => self.interrupt(frames, now, stats),
@@ -101,7 +101,7 @@ impl<D: Direction> Lane<D> {
     }
 
     /// Interrupts the driver for so many frames, now or later.
-    #[inline(never)]
+    #[inline]
     fn interrupt(&mut self, frames: usize, now: Instant, stats: &LaneStats) {
         if let Some(delay) = &mut self.delay
             && delay.holds(frames, now)

@@ -52,9 +52,8 @@ pub(super) struct GuestSink<'a> {
     next: usize,
     /// Frames that may still be delivered or dropped in this step, of so many.
     budget: usize,
+    /// The budget at first, less the frames that were dropped.
     granted: usize,
-    /// Frames that were dropped.
-    lost: usize,
     /// Bytes that were delivered, counted when the step ends.
     bytes: u64,
     /// Chains that went back empty.
@@ -99,7 +98,6 @@ impl<'a> GuestSink<'a> {
             next: 0,
             budget: BATCH,
             granted: BATCH,
-            lost: 0,
             bytes: 0,
             skipped: false,
             looked: early,
@@ -121,7 +119,7 @@ impl<'a> GuestSink<'a> {
     pub(super) fn finish(&mut self) -> Filled {
         self.put_filled();
         let Self { bytes, skipped, starved, spent, fault, stats, .. } = *self;
-        let frames = self.granted.saturating_sub(self.budget).saturating_sub(self.lost);
+        let frames = self.granted.saturating_sub(self.budget);
         if frames > 0 {
             stats.frames.add(u64::try_from(frames).unwrap_or(0));
             stats.bytes.add(bytes);
@@ -273,7 +271,7 @@ impl<'a> GuestSink<'a> {
         self.stats.dropped(reason, 1);
         if self.budget > 0 {
             self.spend();
-            self.lost = self.lost.saturating_add(1);
+            self.granted = self.granted.saturating_sub(1);
         }
     }
 
