@@ -109,6 +109,7 @@ impl<'a> GuestSink<'a> {
     }
 
     /// The same sink, for up to `budget` frames.
+    #[cfg(feature = "std")]
     pub(super) fn with_budget(self, budget: usize) -> Self {
         let plain_max = if budget > 0 { self.plan.plain_max } else { 0 };
         Self { budget, granted: budget, plain_max, ..self }

@@ -127,6 +127,7 @@ impl<'a> RxSink<'a> {
         }))
     }
 
+    #[cfg(feature = "std")]
     pub(super) fn with_budget(self, budget: usize) -> Self {
         Self(match self.0 {
             Kind::Guest(sink) => Kind::Guest(sink.with_budget(budget)),
