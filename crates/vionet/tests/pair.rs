@@ -230,6 +230,22 @@ fn a_validated_checksum_is_told_only_to_a_driver_that_knows_the_flag() {
 }
 
 #[test]
+fn an_open_checksum_counts_once_however_many_buffers_its_frame_takes() {
+    let request = Request { csum: Some(CsumAt { start: 34, offset: 16 }), ..Request::default() };
+    let open = RxHeader { request, ..RxHeader::default() };
+    for buffers in [&[2000][..], &[64, 64]] {
+        let mut bench = Bench::new(&[Feature::MRG_RXBUF, Feature::GUEST_CSUM], EVERYTHING);
+        for size in buffers {
+            bench.post(*size);
+        }
+        bench.deliver(&frame(100), open);
+        let _ = bench.step();
+        assert_eq!(bench.rx.collect().len(), buffers.len());
+        assert_eq!(bench.stats().rx.open_checksums.value(), 1);
+    }
+}
+
+#[test]
 fn a_starved_receive_queue_asks_for_a_kick_and_goes_on_when_it_has_buffers() {
     let mut bench = Bench::new(&[Feature::MRG_RXBUF], EVERYTHING);
     bench.deliver(&frame(100), RxHeader::default());
