@@ -61,7 +61,8 @@ enum Kind<'a> {
 
 struct JudgedSink<'a> {
     judge: &'a Judge,
-    scratch: &'a mut Scratch,
+    /// Lent out while a frame in it is handed over.
+    scratch: Option<&'a mut Scratch>,
     #[cfg(feature = "std")]
     siblings: &'a [Arc<Inlet>],
     /// The inlet that frames go into now: they come in runs.
@@ -113,7 +114,7 @@ impl<'a> RxSink<'a> {
         let Look { bench, here, plan, stats, now } = look;
         Self(Kind::Judged(JudgedSink {
             judge: &bench.judge,
-            scratch: &mut bench.scratch,
+            scratch: Some(&mut bench.scratch),
             #[cfg(feature = "std")]
             siblings: &bench.siblings,
             #[cfg(feature = "std")]
@@ -175,7 +176,10 @@ impl<'a> RxSink<'a> {
     pub fn window(&mut self, want: u32) -> Option<&[WriteSpan<'_>]> {
         match &mut self.0 {
             Kind::Guest(sink) => sink.window(want),
-            Kind::Judged(sink) => sink.has_room(want).then(|| sink.scratch.room(0)),
+            Kind::Judged(sink) => {
+                let has_room = sink.has_room(want);
+                sink.scratch.as_mut().filter(|_| has_room).map(|scratch| scratch.room(0))
+            }
         }
     }
 
@@ -302,22 +306,15 @@ impl JudgedSink<'_> {
     #[inline(never)]
     fn commit(&mut self, len: u32, header: &RxHeader) {
         let size = usize::try_from(len).unwrap_or(usize::MAX);
-        let Some(frame) = self.scratch.bytes().get(..size) else {
-            return self.dropped(DropReason::TooLong);
-        };
-        // Looked at in its place: the loan ends before anything else is borrowed.
-        let verdict = self.judge.look(frame.get(..HEAD).unwrap_or(frame), self.here);
-        match verdict {
-            Ok(verdict) => {
-                let scratch = core::mem::replace(&mut *self.scratch, Scratch::new(0));
-                let frame = scratch.bytes().get(..size).unwrap_or(&[]);
+        let Some(scratch) = self.scratch.take() else { return };
+        match scratch.bytes().get(..size) {
+            Some(frame) => {
                 // Room was there when the window was given.
-                let (Ok(()) | Err(_)) =
-                    self.hand_over(verdict, header, |to, header| to.push_apart(header, frame));
-                *self.scratch = scratch;
+                let (Ok(()) | Err(_)) = self.push(header, frame);
             }
-            Err(reason) => self.dropped(reason),
+            None => self.dropped(DropReason::TooLong),
         }
+        self.scratch = Some(scratch);
     }
 
     #[inline(never)]
