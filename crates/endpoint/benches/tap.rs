@@ -335,7 +335,7 @@ fn transmit_round(row: &Row, count: usize) -> Round {
     let mut driver = Treadmill::new(Format::Split, false, len);
     driver.fill(&message);
     let whole = write_bare(&tun::Tap::open("tap0").expect("a tap"), &driver, len, count);
-    let mut tap = Tap::open("tap0").expect("a tap");
+    let mut tap = Tap::open("tap0", 1).expect("a tap");
     let mut pair = pair(&driver, TX, &mut tap);
     Round { whole, pieces: whole, pair: write_pair(&mut pair, &mut driver, count) }
 }
@@ -354,7 +354,7 @@ fn receive_round(row: &Row, buffer: u32, count: usize, far: &tun::Tap) -> Round 
     };
     let whole = bare(&rooms(&driver, buffer, buffer * row.buffers as u32), 1);
     let pieces = bare(&pieces(&driver, buffer), row.buffers);
-    let mut tap = Tap::open("tap0").expect("a tap");
+    let mut tap = Tap::open("tap0", 1).expect("a tap");
     let mut pair = pair(&driver, RX, &mut tap);
     driver.post(driver.size());
     // The port forwards a moment after its carrier is there.

@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use vionet::endpoint::{
@@ -26,13 +27,37 @@ const ALL: Offloads =
 /// The longest frame that is copied on its way, in or out.
 const SHORT: u32 = 2048;
 
-/// A tap device as host side.
+/// A tap device as host side. One of several queues has a queue pair each; those that the driver
+/// does not use are out of the kernel's use, too, which spreads flows over the others and brings
+/// each where the driver has last sent it (NET-CTRL-MQ-02, NET-CTRL-MQ-03, NET-CTRL-MQ-06).
 #[derive(Debug)]
 pub struct Tap {
-    tap: Arc<tun::Tap>,
+    queues: Vec<Arc<Wire>>,
     label: String,
     mtu: u16,
     offloads: Offloads,
+}
+
+/// An open queue of the kernel.
+#[derive(Debug)]
+struct Wire {
+    tap: tun::Tap,
+    /// The kernel does not use it. Changes only while no worker has the pair.
+    detached: AtomicBool,
+}
+
+impl Wire {
+    fn set_attached(&self, attached: bool) -> io::Result<()> {
+        if self.is_detached() == attached {
+            self.tap.set_attached(attached)?;
+            self.detached.store(!attached, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Relaxed)
+    }
 }
 
 fn error(kind: OpenKind, reason: String) -> OpenError {
@@ -40,22 +65,37 @@ fn error(kind: OpenKind, reason: String) -> OpenError {
 }
 
 impl Tap {
-    /// Attaches to the existing tap `name`.
+    /// Attaches to the existing tap `name`, with a queue for each of `pairs`.
     ///
     /// # Errors
-    /// When there is none, when it is taken, or when this user may not.
-    pub fn open(name: &str) -> Result<Self, OpenError> {
+    /// When there is none, when it is taken or has one queue only, or when this user may not.
+    pub fn open(name: &str, pairs: u16) -> Result<Self, OpenError> {
+        let several = if pairs > 1 { "multi_queue " } else { "" };
         if let Err(cause) = tun::mtu(name) {
             return Err(error(
                 OpenKind::Config,
                 format!(
                     "tap {name}: {cause}; make it with: sudo ip tuntap add dev {name} mode tap \
-                     user \"$USER\" vnet_hdr && sudo ip link set {name} up"
+                     {several}vnet_hdr user \"$USER\" && sudo ip link set {name} up"
                 ),
             ));
         }
-        let tap = tun::Tap::open(name).map_err(|cause| Self::explain(name, &cause))?;
-        Self::from_tap(tap, format!("tap:{name}"))
+        let taps: Result<_, _> = if pairs > 1 {
+            (0..pairs).map(|_| tun::Tap::open_queue(name)).collect()
+        } else {
+            tun::Tap::open(name).map(|tap| vec![tap])
+        };
+        let taps = taps.map_err(|cause| match cause.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::INVAL) if pairs > 1 => error(
+                OpenKind::Config,
+                format!(
+                    "tap {name} is not made for {pairs} queues; make it anew with: sudo ip tuntap \
+                     add dev {name} mode tap multi_queue vnet_hdr user \"$USER\""
+                ),
+            ),
+            _ => Self::explain(name, &cause),
+        })?;
+        Self::from_taps(taps, format!("tap:{name}"))
     }
 
     /// Takes over an open tap queue, given as descriptor `number`.
@@ -66,7 +106,7 @@ impl Tap {
         let tap = tun::Tap::adopt(fd).map_err(|cause| {
             error(OpenKind::Config, format!("descriptor {number} is no usable tap: {cause}"))
         })?;
-        Self::from_tap(tap, format!("tap-fd:{number}"))
+        Self::from_taps(vec![tap], format!("tap-fd:{number}"))
     }
 
     fn explain(name: &str, cause: &io::Error) -> OpenError {
@@ -97,8 +137,9 @@ impl Tap {
         }
     }
 
-    fn from_tap(tap: tun::Tap, label: String) -> Result<Self, OpenError> {
+    fn from_taps(taps: Vec<tun::Tap>, label: String) -> Result<Self, OpenError> {
         let fail = |cause: io::Error| error(OpenKind::Host, format!("{label}: {cause}"));
+        let tap = taps.first().ok_or_else(|| fail(ErrorKind::NotFound.into()))?;
         let name = tap.name().map_err(fail)?;
         let mtu = tun::mtu(&name).map_err(fail)?;
         // The kernel takes unfinished frames from anyone; whether it hands them over is probed.
@@ -108,18 +149,30 @@ impl Tap {
             .filter(|_| tap.has_vnet_header())
             .find(|wish| tap.set_offloads(tun_offloads(*wish)).is_ok())
             .unwrap_or(Offloads::NONE);
-        Ok(Self { tap: Arc::new(tap), label, mtu, offloads })
+        let wire = |tap| Arc::new(Wire { tap, detached: AtomicBool::new(false) });
+        Ok(Self { queues: taps.into_iter().map(wire).collect(), label, mtu, offloads })
     }
 }
 
 impl Tap {
-    /// What the guest agreed to, and no more: the driver before may have agreed to more.
-    fn set_offloads(&self, settings: &Settings) -> Result<(), OpenError> {
-        if !self.tap.has_vnet_header() {
-            return Ok(());
+    fn has_vnet_header(&self) -> bool {
+        self.queues.first().is_some_and(|wire| wire.tap.has_vnet_header())
+    }
+
+    /// What the guest agreed to, and no more: the driver before may have agreed to more. So with
+    /// its queues; the first is always in use.
+    fn set(&self, settings: &Settings) -> Result<(), OpenError> {
+        let fail =
+            |what| move |cause| error(OpenKind::Host, format!("{}: {what}: {cause}", self.label));
+        let active = usize::from(settings.active.max(1));
+        for (index, wire) in self.queues.iter().enumerate() {
+            wire.set_attached(index < active).map_err(fail("changing the queues in use"))?;
         }
-        self.tap.set_offloads(tun_offloads(settings.receive)).map_err(|cause| {
-            error(OpenKind::Host, format!("{}: setting offloads: {cause}", self.label))
+        let first = self.queues.first().filter(|wire| wire.tap.has_vnet_header());
+        first.map_or(Ok(()), |wire| {
+            // It is the device's, not the queue's.
+            let set = wire.tap.set_offloads(tun_offloads(settings.receive));
+            set.map_err(fail("setting offloads"))
         })
     }
 }
@@ -139,17 +192,22 @@ impl Endpoint for Tap {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let transmit = if self.tap.has_vnet_header() { ALL } else { Offloads::NONE };
-        Capabilities { transmit, receive: self.offloads, pairs_max: 1, mtu: self.mtu }
+        let transmit = if self.has_vnet_header() { ALL } else { Offloads::NONE };
+        let pairs_max = u16::try_from(self.queues.len()).unwrap_or(u16::MAX);
+        Capabilities { transmit, receive: self.offloads, pairs_max, mtu: self.mtu }
     }
 
     fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
-        self.set_offloads(settings)?;
-        Ok(vec![Box::new(TapQueue::new(Arc::clone(&self.tap), settings))])
+        self.set(settings)?;
+        let queues = self.queues.iter().map(|wire| {
+            let queue: Box<dyn EndpointQueue> = Box::new(TapQueue::new(Arc::clone(wire), settings));
+            queue
+        });
+        Ok(queues.collect())
     }
 
     fn adapt(&mut self, settings: &Settings) -> Result<(), OpenError> {
-        self.set_offloads(settings)
+        self.set(settings)
     }
 }
 
@@ -161,7 +219,7 @@ enum Read {
 }
 
 struct TapQueue {
-    tap: Arc<tun::Tap>,
+    wire: Arc<Wire>,
     header_len: usize,
     receive: Offloads,
     /// The longest frame the tap brings.
@@ -177,8 +235,8 @@ struct TapQueue {
 }
 
 impl TapQueue {
-    fn new(tap: Arc<tun::Tap>, settings: &Settings) -> Self {
-        let header_len = if tap.has_vnet_header() { HDR_LEN } else { 0 };
+    fn new(wire: Arc<Wire>, settings: &Settings) -> Self {
+        let header_len = if wire.tap.has_vnet_header() { HDR_LEN } else { 0 };
         let cut = settings.receive.intersection(Offloads::TSO4 | Offloads::TSO6).is_empty();
         let longest = if cut {
             u32::from(settings.mtu).saturating_add(LINK_HDR_MAX)
@@ -186,7 +244,7 @@ impl TapQueue {
             u32::try_from(FRAME_MAX).unwrap_or(u32::MAX)
         };
         Self {
-            tap,
+            wire,
             header_len,
             receive: settings.receive,
             longest,
@@ -204,13 +262,13 @@ impl TapQueue {
         let header = frame.request.to_header(0).encode();
         let lead = header.get(..self.header_len).unwrap_or(&[]);
         if frame.len > SHORT || self.waiting.is_some() {
-            return writev(self.tap.as_fd(), lead, bytes);
+            return writev(self.wire.tap.as_fd(), lead, bytes);
         }
         let (head, room) = self.spare.split_at_mut_checked(lead.len()).unwrap_or_default();
         head.iter_mut().zip(lead).for_each(|(to, byte)| *to = *byte);
         let end = copy_out(bytes, 0, room).saturating_add(lead.len());
         let message = self.spare.get(..end).unwrap_or(&[]);
-        Ok(rustix::io::write(self.tap.as_fd(), message)?)
+        Ok(rustix::io::write(self.wire.tap.as_fd(), message)?)
     }
 
     /// Understands what a read has brought.
@@ -262,7 +320,7 @@ impl TapQueue {
             let mut head = [0; HDR_LEN];
             let lead = head.get_mut(..self.header_len).unwrap_or(&mut []);
             // One byte beyond the window tells a frame that was too long for it.
-            let got = readv(self.tap.as_fd(), lead, window, &mut [0]);
+            let got = readv(self.wire.tap.as_fd(), lead, window, &mut [0]);
             match self.judge(&head, got)? {
                 Read::Frame(len, header) => sink.commit(len, &header),
                 Read::Bad(reason) => sink.dropped(reason),
@@ -273,7 +331,7 @@ impl TapQueue {
         if !sink.has_room(1) {
             return Ok(false);
         }
-        let got = rustix::io::read(self.tap.as_fd(), &mut self.spare[..]);
+        let got = rustix::io::read(self.wire.tap.as_fd(), &mut self.spare[..]);
         let head = self.spare.first_chunk().copied().unwrap_or_default();
         match self.judge(&head, got.map_err(io::Error::from))? {
             Read::Frame(len, header) => {
@@ -302,6 +360,10 @@ impl TapQueue {
 impl EndpointQueue for TapQueue {
     fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
         self.full = false;
+        if self.wire.is_detached() {
+            frames.dropped(frames.frames().len(), DropReason::QueueDisabled);
+            return Ok(());
+        }
         while let Some(frame) = frames.frames().first() {
             let Err(error) = self.write(frame, frames.bytes(frame)) else {
                 frames.sent(1);
@@ -322,15 +384,106 @@ impl EndpointQueue for TapQueue {
     }
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
-        while self.deliver_waiting(sink) && self.fetch(sink)? {}
+        while self.deliver_waiting(sink) && !self.wire.is_detached() && self.fetch(sink)? {}
         Ok(())
     }
 
     fn watch(&self) -> Watch {
-        Watch { readable: true, writable: self.full, deadline: None }
+        Watch { readable: !self.wire.is_detached(), writable: self.full, deadline: None }
     }
 
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.tap.as_fd())
+        // One that is detached is always in error.
+        (!self.wire.is_detached()).then(|| self.wire.tap.as_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::net::UdpSocket;
+    use std::process::Command;
+
+    const INSIDE: &str = "VIONET_TEST_NAMESPACE";
+
+    /// Runs the test `name` again, in a network namespace of its own; true when this is that run.
+    /// Where there are no namespaces, it says so and is over.
+    fn in_namespace(name: &str) -> bool {
+        if std::env::var_os(INSIDE).is_some() {
+            return true;
+        }
+        let able = Command::new("unshare").args(["-rn", "true"]).status();
+        if !able.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: no network namespace can be made here");
+            return false;
+        }
+        let test = std::env::current_exe().unwrap();
+        let mut again = Command::new("unshare");
+        again.arg("-rn").arg(test).args([name, "--exact", "--nocapture"]).env(INSIDE, "1");
+        assert!(again.status().unwrap().success());
+        false
+    }
+
+    fn ip(words: &str) {
+        let status = Command::new("ip").args(words.split(' ')).status().unwrap();
+        assert!(status.success(), "ip {words}");
+    }
+
+    /// The queues on which datagrams of many flows arrive.
+    fn arrived(tap: &Tap, socket: &UdpSocket) -> BTreeSet<usize> {
+        for port in 1000..1064 {
+            socket.send_to(b"x", ("10.9.9.2", port)).unwrap();
+        }
+        let (mut found, mut room) = (BTreeSet::new(), [0; 2048]);
+        for (index, wire) in tap.queues.iter().enumerate() {
+            while let Ok(len) = rustix::io::read(wire.tap.as_fd(), &mut room) {
+                // Ethernet, IPv4, UDP and a byte: no other frame is counted.
+                if len == HDR_LEN + 14 + 20 + 8 + 1 {
+                    found.insert(index);
+                }
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn flows_arrive_on_the_queues_that_are_in_use_and_on_no_other() {
+        if !in_namespace("tap::tests::flows_arrive_on_the_queues_that_are_in_use_and_on_no_other") {
+            return;
+        }
+        ip("tuntap add dev several mode tap multi_queue vnet_hdr");
+        ip("addr add 10.9.9.1/24 dev several");
+        ip("link set several up");
+        ip("neigh add 10.9.9.2 lladdr 02:00:00:00:00:02 dev several");
+        let mut tap = Tap::open("several", 2).unwrap();
+        assert_eq!(tap.capabilities().pairs_max, 2);
+        let socket = UdpSocket::bind("10.9.9.1:0").unwrap();
+        let mut settings = Settings {
+            transmit: Offloads::NONE,
+            receive: Offloads::NONE,
+            pairs: 2,
+            active: 2,
+            spreads: false,
+            mtu: 1500,
+        };
+        let queues = tap.open(&settings).unwrap();
+        let watched = |index: usize| (queues[index].fd().is_some(), queues[index].watch().readable);
+        assert_eq!(arrived(&tap, &socket), BTreeSet::from([0, 1]));
+        for _ in 0..2 {
+            settings.active = 1;
+            tap.adapt(&settings).unwrap();
+            assert_eq!(arrived(&tap, &socket), BTreeSet::from([0]));
+            assert_eq!((watched(0), watched(1)), ((true, true), (false, false)));
+        }
+        settings.active = 2;
+        tap.adapt(&settings).unwrap();
+        assert_eq!(arrived(&tap, &socket), BTreeSet::from([0, 1]));
+        assert_eq!(watched(1), (true, true));
+        ip("tuntap add dev single mode tap vnet_hdr");
+        let refused = Tap::open("single", 2).unwrap_err();
+        assert_eq!(refused.kind, OpenKind::Config);
+        assert!(refused.reason.contains("add dev single mode tap multi_queue"), "{refused}");
+        assert_eq!(Tap::open("single", 1).unwrap().capabilities().pairs_max, 1);
     }
 }

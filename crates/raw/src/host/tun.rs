@@ -41,6 +41,12 @@ fn request(name: &str) -> io::Result<libc::ifreq> {
     Ok(request)
 }
 
+/// Flags as an ifreq has them.
+fn short(flags: libc::c_int) -> libc::c_short {
+    let [low, high, ..] = flags.to_le_bytes();
+    libc::c_short::from_le_bytes([low, high])
+}
+
 fn ioctl<T>(fd: BorrowedFd<'_>, request: libc::c_ulong, argument: *mut T) -> io::Result<()> {
     // SAFETY: every caller passes the argument type of its request, alive for the call.
     check(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) }.into()).map(drop)
@@ -54,24 +60,33 @@ impl Tap {
     /// As open(2) of `/dev/net/tun` and TUNSETIFF: `EPERM` without the right to it, `EBUSY` when
     /// another process is attached, `EINVAL` when it was made with other flags.
     pub fn open(name: &str) -> io::Result<Self> {
+        // A tap that was made for several queues wants to be told so; one is taken of it.
+        Self::attach(name, 0).or_else(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => Self::attach(name, libc::IFF_MULTI_QUEUE),
+            _ => Err(error),
+        })
+    }
+
+    /// Attaches to the tap `name` with one queue of several; call it once for each.
+    ///
+    /// # Errors
+    /// As for [`Self::open`]; `EINVAL` also when it was not made for several queues, `E2BIG` when
+    /// it has no more.
+    pub fn open_queue(name: &str) -> io::Result<Self> {
+        Self::attach(name, libc::IFF_MULTI_QUEUE)
+    }
+
+    fn attach(name: &str, more: libc::c_int) -> io::Result<Self> {
         let flags = libc::O_RDWR | libc::O_CLOEXEC | libc::O_NONBLOCK;
         // SAFETY: the path is a terminated string.
         let number = unsafe { libc::open(c"/dev/net/tun".as_ptr(), flags) };
         check(number.into())?;
         // SAFETY: the call has just made this descriptor for us.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        let attach = |more: libc::c_int| {
-            let mut attach = request(name)?;
-            let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | more;
-            let [low, high, ..] = flags.to_le_bytes();
-            attach.ifr_ifru.ifru_flags = libc::c_short::from_le_bytes([low, high]);
-            ioctl(fd.as_fd(), libc::TUNSETIFF, &raw mut attach)
-        };
-        // A tap that was made for several queues wants to be told so; one is taken of it.
-        attach(0).or_else(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) => attach(libc::IFF_MULTI_QUEUE),
-            _ => Err(error),
-        })?;
+        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | more;
+        let mut attach = request(name)?;
+        attach.ifr_ifru.ifru_flags = short(flags);
+        ioctl(fd.as_fd(), libc::TUNSETIFF, &raw mut attach)?;
         let tap = Self { fd, vnet_header: true };
         tap.set_header_len()?;
         Ok(tap)
@@ -101,6 +116,19 @@ impl Tap {
             tap.set_header_len()?;
         }
         Ok(tap)
+    }
+
+    /// Lets the kernel use this queue of several, or takes it out of use: what waits in it is lost
+    /// then, and reading and writing fail with `EBADFD`.
+    ///
+    /// # Errors
+    /// `EINVAL` when that is so already, or the tap has one queue.
+    pub fn set_attached(&self, attached: bool) -> io::Result<()> {
+        // SAFETY: all zeroes is a valid ifreq.
+        let mut state: libc::ifreq = unsafe { std::mem::zeroed() };
+        let flag = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
+        state.ifr_ifru.ifru_flags = short(flag);
+        ioctl(self.fd.as_fd(), libc::TUNSETQUEUE, &raw mut state)
     }
 
     fn set_header_len(&self) -> io::Result<()> {
