@@ -8,6 +8,7 @@ use std::sync::mpsc::Receiver;
 use std::{fmt, io};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use vionet_frame::guard::Guard;
 use vionet_queue::Cursor;
 use vionet_spec::feature::FeatureBits;
 use vionet_spec::net::CONFIG_LEN;
@@ -81,6 +82,13 @@ impl Device {
         let kicks = (0..nic.queues()).map(|_| None).collect();
         let herald = Herald::default();
         Ok(Self { nic, seats, endpoint, kicks, control: None, reports, inbox, attention, herald })
+    }
+
+    /// The same under a policy of the host, as [`Nic::guarded`].
+    #[must_use]
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.nic.set_guard(guard);
+        self
     }
 
     /// What the host side is, as the user wrote it.

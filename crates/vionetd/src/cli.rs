@@ -9,6 +9,10 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use vionet_user::policy::Allow;
 
+mod policy;
+
+pub use policy::{GuardRule, LeaseSpec, guard};
+
 /// Network devices for virtual machines, over vhost-user, without root.
 #[derive(Debug, Parser)]
 #[command(name = "vionet", version, about, propagate_version = true, after_help = EXAMPLES)]
@@ -89,6 +93,23 @@ pub struct NicArgs {
     /// The largest IP packet [default: as large as the endpoint carries]
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<u16>,
+    /// Queue pairs, so that the guest can use as many processors; the VMM is told the same number
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u16).range(1..=i64::from(vionet::PAIRS_MAX)))]
+    pub queues: u16,
+    /// The speed of the link that the guest is told, in Mbit/s [default: not known]
+    #[arg(long, value_name = "MBIT",
+          value_parser = clap::value_parser!(u32).range(..=i64::from(i32::MAX)))]
+    pub speed: Option<u32>,
+    /// The guest cannot take another MAC address
+    #[arg(long)]
+    pub lock_mac: bool,
+    /// Refuse what the guest may not send: mac, arp, nd, dhcp, ra, ip=ADDR[/LEN], vlan=ID, others
+    #[arg(long, value_name = "RULE", value_delimiter = ',')]
+    pub guard: Vec<GuardRule>,
+    /// On a tap or switch: lease this address to the guest by DHCP
+    #[arg(long, value_name = "ADDR/LEN[@ROUTER]")]
+    pub lease: Option<LeaseSpec>,
     /// On a switch: exchange frames only with ports that are not isolated
     #[arg(long)]
     pub isolated: bool,
@@ -107,7 +128,7 @@ pub struct NicArgs {
     /// Let the guest reach this network although it is refused by default
     #[arg(long, value_name = "NET")]
     pub allow: Vec<Allow>,
-    /// Ask this DNS server instead of the host's own
+    /// Ask this DNS server instead of the host's own; with --lease: name it to the guest
     #[arg(long, value_name = "ADDR[:PORT]", value_parser = dns_server)]
     pub dns: Vec<SocketAddr>,
 }
@@ -150,6 +171,13 @@ Examples:
       services on the host's 127.0.0.1 answer at 10.0.2.2
   vionet serve --socket-path vm0.sock --endpoint tap:tap0
       a tap made for this user: sudo ip tuntap add dev tap0 mode tap user $USER vnet_hdr
+  vionet serve --socket-path vm0.sock --endpoint tap:tap0 --queues 4
+      four queue pairs, for a tap made with multi_queue; the printed flags tell the VMM
+  vionet serve --socket-path vm0.sock --endpoint tap:tap0 \\
+               --lease 10.1.0.5/24@10.1.0.1 --guard mac,arp,nd,dhcp,ra,ip=10.1.0.5
+      the guest gets this address and cannot speak for another: --guard mac for frames,
+      arp and nd for who has an address, dhcp and ra for servers and routers, ip=ADDR[/LEN]
+      for packets, vlan=ID (or none) for tags; others lets in protocols that no rule knows
   vionet serve --nic socket-path=a.sock,endpoint=switch:lan \\
                --nic socket-path=b.sock,endpoint=switch:lan
       two guests on one switch; a key given twice counts twice, as in
@@ -444,6 +472,16 @@ mod tests {
         assert_eq!(nic.endpoint, EndpointSpec::Switch("lan".into()));
         assert_eq!((nic.isolated, nic.mtu), (true, Some(9000)));
         assert_eq!(nic.tcp_ports, ["1", "2"]);
+        let NicSpec(nic) = "fd=3,queues=4,speed=1000,lock-mac,guard=mac,guard=ip=10.1.0.0/24,\
+                            lease=10.1.0.5/24@10.1.0.1"
+            .parse()
+            .unwrap();
+        assert_eq!((nic.queues, nic.speed, nic.lock_mac), (4, Some(1000), true));
+        assert_eq!(nic.guard, ["mac", "ip=10.1.0.0/24"].map(|rule| rule.parse().unwrap()));
+        assert_eq!(nic.lease, Some("10.1.0.5/24@10.1.0.1".parse().unwrap()));
+        for bad in ["queues=0", "queues=129", "speed=2147483648", "guard=all", "lease=x"] {
+            assert!(format!("fd=3,{bad}").parse::<NicSpec>().is_err(), "{bad}");
+        }
         assert!("socket-path=a,help".parse::<NicSpec>().is_err());
     }
 

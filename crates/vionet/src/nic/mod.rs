@@ -123,13 +123,20 @@ impl Nic {
         Self { offer: self.offer.with_platform(), ..self }
     }
 
-    /// The same under a policy of the host. Where that holds the guest to its MAC address, the
-    /// driver is not offered to change it.
+    /// The same under a policy of the host. Where that holds the guest to its MAC address, in
+    /// frames or in what they say, the driver is not offered to change it.
     #[must_use]
-    pub fn guarded(self, guard: Guard) -> Self {
-        let fixed = guard.has(Rule::Mac);
-        let offer = if fixed { self.offer.without(Feature::CTRL_MAC_ADDR) } else { self.offer };
-        Self { guard: Some(Arc::new(guard)), offer, ..self }
+    pub fn guarded(mut self, guard: Guard) -> Self {
+        self.set_guard(guard);
+        self
+    }
+
+    /// The same, before features are settled.
+    pub(crate) fn set_guard(&mut self, guard: Guard) {
+        if [Rule::Mac, Rule::Arp, Rule::Neighbor].into_iter().any(|rule| guard.has(rule)) {
+            self.offer = self.offer.without(Feature::CTRL_MAC_ADDR);
+        }
+        self.guard = Some(Arc::new(guard));
     }
 
     /// The same with a random number, which makes it unpredictable where unknown flows go.

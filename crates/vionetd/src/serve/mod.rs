@@ -17,7 +17,7 @@ use vionet::{Device, NicConfig, WorkerOptions, Workers};
 use vionet_raw::host::{fd, signal};
 use vionet_vhost_user::{End, Event, ServeError, Server};
 
-use crate::cli::{Mac, NicArgs, ServeArgs};
+use crate::cli::{Mac, NicArgs, ServeArgs, guard};
 use crate::exit::{Code, Stop};
 use endpoint::Switches;
 
@@ -49,7 +49,7 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
     for nic in &served {
         info!("serving {} on {} as {}", nic.device.endpoint_name(), nic.name, nic.mac);
         if let Some(path) = nic.path.as_ref().filter(|_| !args.quiet) {
-            eprint!("{}", recipe::text(path, nic.mac));
+            eprint!("{}", recipe::text(path, nic.mac, nic.queues));
         }
     }
     let ends: Vec<_> = match served.as_mut_slice() {
@@ -91,6 +91,7 @@ struct Served {
     name: String,
     path: Option<PathBuf>,
     mac: Mac,
+    queues: u16,
     device: Device,
     server: Server,
 }
@@ -99,12 +100,21 @@ impl Served {
     fn make(args: &NicArgs, workers: &Workers, switches: &mut Switches) -> Result<Self, Stop> {
         let mac = args.mac.unwrap_or_else(|| default_mac(args));
         let endpoint = endpoint::make(args, mac, switches)?;
-        let config =
-            NicConfig { mac: mac.0, mtu: args.mtu.unwrap_or(u16::MAX), ..NicConfig::default() };
+        let config = NicConfig {
+            mac: mac.0,
+            mtu: args.mtu.unwrap_or(u16::MAX),
+            pairs: args.queues,
+            speed: args.speed,
+            mac_may_change: !args.lock_mac,
+            ..NicConfig::default()
+        };
+        let guard = guard(&args.guard, mac.0)
+            .map_err(|cause| Stop::new(Code::Config, format!("--guard: {cause}")))?;
         let device = Device::with_workers(config, endpoint, workers)
             .map_err(|cause| Stop::new(Code::Failure, cause))?;
+        let device = guard.into_iter().fold(device, Device::guarded);
         let (name, path) = (name(args), args.socket_path.clone());
-        Ok(Self { name, path, mac, device, server: server(args)? })
+        Ok(Self { name, path, mac, queues: args.queues, device, server: server(args)? })
     }
 
     /// Serves one front-end after another until it is time to stop.

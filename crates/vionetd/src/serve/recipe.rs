@@ -5,21 +5,30 @@ use std::path::Path;
 use crate::cli::Mac;
 
 /// What to type, for QEMU and for Cloud Hypervisor.
-pub(super) fn text(path: &Path, mac: Mac) -> String {
+pub(super) fn text(path: &Path, mac: Mac, pairs: u16) -> String {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let path = path.display();
+    let queues = pairs.saturating_mul(2);
+    let (net, nic) = if pairs > 1 {
+        // An MSI-X vector for each queue, the control queue and the configuration.
+        let vectors = queues.saturating_add(2);
+        (format!(",queues={pairs}"), format!(",mq=on,vectors={vectors}"))
+    } else {
+        (String::new(), String::new())
+    };
     format!(
         "\
 Attach a guest (its memory must be shared):
 
   QEMU
     -object memory-backend-memfd,id=mem0,size=1G,share=on -m 1G -machine q35,memory-backend=mem0 \\
-    -chardev socket,id=vu0,path={path} -netdev vhost-user,id=net0,chardev=vu0 \\
-    -device virtio-net-pci,netdev=net0,mac={mac}
+    -chardev socket,id=vu0,path={path} \\
+    -netdev vhost-user,id=net0,chardev=vu0{net} \\
+    -device virtio-net-pci,netdev=net0,mac={mac}{nic}
 
   Cloud Hypervisor
     --memory size=1G,shared=on \\
-    --net vhost_user=true,socket={path},mac={mac},num_queues=2,queue_size=256
+    --net vhost_user=true,socket={path},mac={mac},num_queues={queues},queue_size=256
 
 "
     )
@@ -31,10 +40,21 @@ mod tests {
 
     #[test]
     fn every_recipe_names_the_socket_the_address_and_shared_memory() {
-        let text = text(Path::new("/run/vm0.sock"), Mac([0x52, 0x54, 0, 1, 2, 3]));
-        for part in ["path=/run/vm0.sock", "socket=/run/vm0.sock", "share=on", "shared=on"] {
+        let text = text(Path::new("/run/vm0.sock"), Mac([0x52, 0x54, 0, 1, 2, 3]), 1);
+        for part in
+            ["num_queues=2,", "path=/run/vm0.sock", "socket=/run/vm0.sock", "share=on", "shared=on"]
+        {
             assert!(text.contains(part), "{part}");
         }
         assert_eq!(text.matches("mac=52:54:00:01:02:03").count(), 2);
+        assert!(!text.contains("mq=on"));
+    }
+
+    #[test]
+    fn a_recipe_for_several_queue_pairs_has_queues_and_vectors_for_them() {
+        let text = text(Path::new("/run/vm0.sock"), Mac([0x52, 0x54, 0, 1, 2, 3]), 4);
+        for part in [",queues=4 ", ",mq=on,vectors=10\n", "num_queues=8,"] {
+            assert!(text.contains(part), "{part}");
+        }
     }
 }

@@ -1,0 +1,199 @@
+//! What a guest may send, and which address it is given: as written on the command line.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+
+use vionet_frame::guard::{Guard, NetworkFault, Rule, Untagged};
+use vionet_frame::parse::Mac;
+use vionet_frame::vlan::{VlanId, VlanSet};
+use vionet_user::Lease;
+use vionet_user::addr::Ipv4Net;
+
+/// One rule of a guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuardRule {
+    /// One that is in force or not.
+    Rule(Rule),
+    /// Packets may come from this network.
+    Ip(IpAddr, u8),
+    /// Frames may belong to this VLAN.
+    Vlan(VlanId),
+    /// Beside those of VLANs, frames without a tag may pass.
+    Untagged,
+    /// Protocols that are neither IP nor ARP may pass.
+    Others,
+}
+
+impl FromStr for GuardRule {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (word, rest) = text.split_once('=').map_or((text, None), |(a, b)| (a, Some(b)));
+        let rule = match (word, rest) {
+            ("mac", None) => Self::Rule(Rule::Mac),
+            ("arp", None) => Self::Rule(Rule::Arp),
+            ("nd", None) => Self::Rule(Rule::Neighbor),
+            ("dhcp", None) => Self::Rule(Rule::DhcpServer),
+            ("ra", None) => Self::Rule(Rule::Router),
+            ("others", None) => Self::Others,
+            ("ip", Some(net)) => {
+                let (addr, len) = network(net).ok_or("ip=ADDR[/LEN], for example ip=10.1.0.5")?;
+                Self::Ip(addr, len)
+            }
+            ("vlan", Some("none")) => Self::Untagged,
+            ("vlan", Some(id)) => {
+                let id = id.parse().ok().and_then(VlanId::new);
+                Self::Vlan(id.ok_or("vlan=ID is 0 to 4095, or none for frames without a tag")?)
+            }
+            _ => return Err("take mac, arp, nd, dhcp, ra, ip=ADDR[/LEN], vlan=ID or others".into()),
+        };
+        Ok(rule)
+    }
+}
+
+/// An address and the length of its network's prefix; a host's own if none is written.
+fn network(text: &str) -> Option<(IpAddr, u8)> {
+    let (addr, len) = text.split_once('/').map_or((text, None), |(a, b)| (a, Some(b)));
+    let addr: IpAddr = addr.parse().ok()?;
+    let most = if addr.is_ipv4() { 32 } else { 128 };
+    let len = len.map_or(Some(most), |len| len.parse().ok())?;
+    (len <= most).then_some((addr, len))
+}
+
+/// The guard of these rules for a NIC; none without rules.
+///
+/// # Errors
+/// When there are too many networks.
+pub fn guard(rules: &[GuardRule], mac: Mac) -> Result<Option<Guard>, NetworkFault> {
+    if rules.is_empty() {
+        return Ok(None);
+    }
+    let mut guard = Guard::new(mac);
+    let (mut vlans, mut untagged, mut tagged) = (VlanSet::EMPTY, Untagged::Refused, false);
+    for rule in rules {
+        guard = match *rule {
+            GuardRule::Rule(rule) => guard.with(rule),
+            GuardRule::Ip(IpAddr::V4(addr), len) => guard.allow_v4(addr, len)?,
+            GuardRule::Ip(IpAddr::V6(addr), len) => guard.allow_v6(addr, len)?,
+            GuardRule::Others => guard.allow_others(),
+            GuardRule::Vlan(id) => {
+                vlans.insert(id);
+                tagged = true;
+                guard
+            }
+            GuardRule::Untagged => {
+                untagged = Untagged::Allowed;
+                tagged = true;
+                guard
+            }
+        };
+    }
+    Ok(Some(if tagged { guard.with_vlans(vlans, untagged) } else { guard }))
+}
+
+/// An address to lease, written `10.1.0.5/24` or, with a router, `10.1.0.5/24@10.1.0.1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseSpec {
+    guest: Ipv4Addr,
+    net: Ipv4Net,
+    router: Option<Ipv4Addr>,
+}
+
+impl FromStr for LeaseSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || "take ADDR/LEN[@ROUTER], for example 10.1.0.5/24@10.1.0.1".to_owned();
+        let (own, router) = text.split_once('@').map_or((text, None), |(a, b)| (a, Some(b)));
+        let (guest, len) = own.split_once('/').ok_or_else(bad)?;
+        let guest = guest.parse().map_err(|_| bad())?;
+        let len = len.parse().map_err(|_| bad())?;
+        let net = Ipv4Net::new(guest, len).ok_or_else(bad)?;
+        let router = router.map(str::parse).transpose().map_err(|_| bad())?;
+        Ok(Self { guest, net, router })
+    }
+}
+
+impl LeaseSpec {
+    /// The lease, for packets of up to `mtu` bytes.
+    #[must_use]
+    pub fn lease(&self, mtu: u16, dns: Vec<Ipv4Addr>) -> Lease {
+        let server = self.router.unwrap_or_else(|| self.nobody());
+        let lease = Lease::new(self.net, self.guest, server, mtu);
+        Lease { router: self.router, dns, ..lease }
+    }
+
+    /// Without a router, somebody has to be named as the server: the last host of the network, or
+    /// the one before if that is the guest. Nothing is sent to it, the answers come from us.
+    fn nobody(&self) -> Ipv4Addr {
+        let last = self.net.broadcast().to_bits();
+        // In a /31 both addresses are hosts' (RFC 3021).
+        let hosts = if self.net.prefix_len() < 31 { [1, 2] } else { [0, 1] };
+        let mut hosts =
+            hosts.map(|back| Ipv4Addr::from_bits(last.saturating_sub(back))).into_iter();
+        hosts.find(|host| *host != self.guest).unwrap_or(self.guest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: Mac = [2, 0, 0, 0, 0, 1];
+
+    fn rules(words: &[&str]) -> Vec<GuardRule> {
+        words.iter().map(|word| word.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn rules_are_read_and_nonsense_is_refused() {
+        assert_eq!("ip=10.1.0.5".parse(), Ok(GuardRule::Ip([10, 1, 0, 5].into(), 32)));
+        assert_eq!("ip=10.1.0.0/16".parse(), Ok(GuardRule::Ip([10, 1, 0, 0].into(), 16)));
+        for bad in ["", "mac=1", "ip", "ip=10.1.0.5/33", "ip=x", "vlan=4096", "vlan=", "all"] {
+            assert!(bad.parse::<GuardRule>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn each_rule_comes_into_force() {
+        assert_eq!(guard(&[], MAC), Ok(None));
+        let words = ["mac", "arp", "nd", "dhcp", "ra"];
+        for (word, rule) in words.into_iter().zip(Rule::ALL) {
+            let guard = guard(&rules(&[word]), MAC).unwrap().unwrap();
+            assert_eq!(Rule::ALL.map(|one| guard.has(one)), Rule::ALL.map(|one| one == rule));
+        }
+        assert!(guard(&rules(&["ip=10.0.0.1"; 17]), MAC).is_err());
+    }
+
+    #[test]
+    fn a_guard_of_vlans_passes_these_and_others_only_if_told() {
+        let tagged = |id: u8| [&[0xff; 6][..], &MAC, &[0x81, 0, 0, id, 8, 0], &[0; 44]].concat();
+        let plain = [&[0xff; 6][..], &MAC, &[0x88, 0xb5], &[0; 46]].concat();
+        let strict = guard(&rules(&["vlan=5"]), MAC).unwrap().unwrap();
+        let loose = guard(&rules(&["vlan=5", "vlan=none"]), MAC).unwrap().unwrap();
+        for (guard, passes) in [(strict, [true, false, false]), (loose, [true, false, true])] {
+            let frames = [&tagged(5), &tagged(6), &plain];
+            assert_eq!(frames.map(|frame| guard.transmit(frame, frame.len()).is_ok()), passes);
+        }
+    }
+
+    #[test]
+    fn every_lease_that_is_read_contradicts_nothing() {
+        for (text, server) in [
+            ("10.1.0.5/24@10.1.0.1", "10.1.0.1"),
+            ("10.1.0.5/24", "10.1.0.254"),
+            ("10.1.0.254/24", "10.1.0.253"),
+            ("10.1.0.1/30", "10.1.0.2"),
+            ("10.1.0.4/31", "10.1.0.5"),
+            ("10.1.0.5/8", "10.255.255.254"),
+        ] {
+            let lease = text.parse::<LeaseSpec>().unwrap().lease(1500, Vec::new());
+            assert_eq!(lease.check(), Ok(()), "{text}");
+            assert_eq!(lease.server.to_string(), server, "{text}");
+            assert_eq!(lease.router.is_some(), text.contains('@'), "{text}");
+        }
+        for bad in ["", "10.1.0.5", "10.1.0.5/33", "10.1.0.5/24@", "::1/64", "10.1.0.5/24@x"] {
+            assert!(bad.parse::<LeaseSpec>().is_err(), "{bad}");
+        }
+    }
+}
