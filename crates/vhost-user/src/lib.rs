@@ -34,6 +34,9 @@ mod patience;
 mod rings;
 mod server;
 mod session;
+mod visit;
 
 pub use event::{Event, ProtocolError};
+pub use listen::{Made, listen_at};
 pub use server::{End, Limits, ServeError, Server};
+pub use visit::Door;

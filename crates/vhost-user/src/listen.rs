@@ -37,7 +37,8 @@ const NAME_TRIES: usize = 16;
 const LOCK_TRIES: usize = 1000;
 
 /// A socket file of ours; removed at the end if it is still the one we made.
-pub(crate) struct Made {
+#[derive(Debug)]
+pub struct Made {
     path: PathBuf,
     inode: u64,
 }
@@ -51,8 +52,12 @@ impl Drop for Made {
     }
 }
 
-/// Listens at `path`, readable and writable by this user alone.
-pub(crate) fn listen_at(path: &Path) -> Result<(OwnedFd, Made), ServeError> {
+/// Listens at `path`, readable and writable by this user alone, without blocking; a socket that
+/// nobody listens on any more is replaced.
+///
+/// # Errors
+/// When the path is taken or cannot be used.
+pub fn listen_at(path: &Path) -> Result<(OwnedFd, Made), ServeError> {
     let fail = |errno: Errno| failed(path, errno);
     // Another name is bound, but this one must be short enough to connect to.
     SocketAddrUnix::new(path).map_err(fail)?;

@@ -14,6 +14,7 @@ use vionet::Device;
 use crate::event::{Event, ProtocolError};
 use crate::listen::{Made, listen_at};
 use crate::session::{Session, State};
+use crate::visit::{Door, Visits};
 
 /// How long to wait before a front-end is accepted that there was no descriptor for.
 const PAUSE: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
@@ -114,6 +115,7 @@ pub struct Server {
     source: Source,
     one_off: bool,
     limits: Limits,
+    visits: Option<Visits>,
 }
 
 impl Server {
@@ -128,7 +130,7 @@ impl Server {
     }
 
     fn on(source: Source) -> Self {
-        Self { source, _made: None, one_off: false, limits: Limits::default() }
+        Self { source, _made: None, one_off: false, limits: Limits::default(), visits: None }
     }
 
     /// Serves on an inherited socket, listening or connected (VU-PRG-03). A connected one is
@@ -167,6 +169,16 @@ impl Server {
         self
     }
 
+    /// A way for other threads to reach the device while it is served; the last one made counts.
+    ///
+    /// # Errors
+    /// When the system has no descriptor left.
+    pub fn door(&mut self) -> io::Result<Door> {
+        let (door, visits) = Visits::new()?;
+        self.visits = Some(visits);
+        Ok(door)
+    }
+
     /// Serves until `stop` becomes readable, or until the only front-end is gone.
     ///
     /// # Errors
@@ -178,7 +190,7 @@ impl Server {
         events: &mut dyn FnMut(Event),
     ) -> Result<End, ServeError> {
         loop {
-            let next = self.next_front_end(stop, events)?;
+            let next = self.next_front_end(device, stop, events)?;
             let Some(socket) = next else { return Ok(End::Stopped) };
             events(Event::Connected);
             let mut session = Session::new(socket, device, self.limits);
@@ -202,6 +214,7 @@ impl Server {
     /// Waits for a front-end; `None` when told to stop.
     fn next_front_end(
         &mut self,
+        device: &mut Device,
         stop: BorrowedFd<'_>,
         events: &mut dyn FnMut(Event),
     ) -> Result<Option<OwnedFd>, ServeError> {
@@ -211,9 +224,13 @@ impl Server {
         };
         let mut told = false;
         loop {
-            let [stopped, knocked] = wait([stop, listener.as_fd()], None)?;
+            let bell = self.visits.as_ref().map_or(stop, Visits::bell);
+            let [stopped, knocked, visited] = wait([stop, listener.as_fd(), bell], None)?;
             if stopped {
                 return Ok(None);
+            }
+            if visited {
+                self.visits.iter().for_each(|visits| visits.admit(device));
             }
             if !knocked {
                 continue;
@@ -251,10 +268,14 @@ impl Server {
         loop {
             let watched = listener.map_or(stop, AsFd::as_fd);
             let stalled = session.stalled().unwrap_or(stop);
-            let [stopped, readable, reported, stalled, knocked] =
-                wait([stop, session.as_fd(), device.reports(), stalled, watched], None)?;
+            let bell = self.visits.as_ref().map_or(stop, Visits::bell);
+            let fds = [stop, session.as_fd(), device.reports(), stalled, watched, bell];
+            let [stopped, readable, reported, stalled, knocked, visited] = wait(fds, None)?;
             if stopped {
                 return Ok(Ended::Stopped);
+            }
+            if visited {
+                self.visits.iter().for_each(|visits| visits.admit(device));
             }
             if reported {
                 session.hear(device, events);

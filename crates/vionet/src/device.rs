@@ -18,6 +18,7 @@ use crate::endpoint::{Endpoint, EndpointFault, Inlet, OpenError, OpenKind};
 use crate::negotiate::Negotiated;
 use crate::nic::{Effect, Effects, Nic, Op, OpError, PairIndex, QueueIndex, QueueRole};
 use crate::run::{Herald, Kicks, Report, ReportBox, Seat, Workers, ring, silence};
+use crate::snapshot::Snapshot;
 use crate::stats::{ControlStats, PairStats};
 
 /// Why a device could not be made.
@@ -155,6 +156,12 @@ impl Device {
     #[must_use]
     pub fn cursor(&self, index: QueueIndex) -> Option<Cursor> {
         self.nic.cursor(index)
+    }
+
+    /// The device as it is now, as [`Nic::snapshot`].
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.nic.snapshot()
     }
 
     /// The counters of each pair, in pair order.

@@ -37,6 +37,7 @@ pub mod limit;
 mod negotiate;
 mod nic;
 mod pair;
+mod snapshot;
 pub mod stats;
 mod time;
 
@@ -52,6 +53,7 @@ pub use interrupt::Interrupt;
 pub use negotiate::{Negotiated, Offer, Plan, Refusal};
 pub use nic::{Effect, Effects, Nic, Op, OpError, PairIndex, QueueIndex, QueueRole};
 pub use pair::{Next, PairFault, QueuePair, Step};
+pub use snapshot::{COUNTERS, LaneSnapshot, PairSnapshot, Snapshot};
 pub use time::Instant;
 
 #[cfg(feature = "std")]

@@ -43,6 +43,10 @@ pub enum Command {
     Demo(DemoArgs),
     /// Measure a vhost-user network back-end, this one or any other
     Bench(BenchArgs),
+    /// Show the devices of a running server, and what they have done so far
+    Inspect(InspectArgs),
+    /// Change a device of a running server
+    Control(ControlArgs),
     /// Say what works on this machine, and what to do about the rest
     Doctor(DoctorArgs),
 }
@@ -67,6 +71,9 @@ pub struct ServeArgs {
     /// Threads that move frames, for all devices [default: one for each]
     #[arg(long, value_name = "N")]
     pub workers: Option<NonZeroU16>,
+    /// Listen here for `vionet inspect` and `vionet control` of this user
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Say more (-v events, -vv every message)
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
@@ -338,6 +345,66 @@ pub struct DoctorArgs {
     /// Print JSON for machines
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `vionet inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// The socket that `vionet serve --control` listens on
+    #[arg(long, value_name = "PATH")]
+    pub control: PathBuf,
+    /// Print JSON for machines
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `vionet control`.
+#[derive(Debug, Args)]
+pub struct ControlArgs {
+    /// The socket that `vionet serve --control` listens on
+    #[arg(long, value_name = "PATH")]
+    pub control: PathBuf,
+    /// What to change.
+    #[command(subcommand)]
+    pub change: Change,
+}
+
+/// What can be changed in a running server.
+#[derive(Debug, Subcommand)]
+pub enum Change {
+    /// Plug the cable of a device in, or out; the guest is told
+    SetLink {
+        /// The device, by the name that `vionet inspect` shows: its socket
+        nic: String,
+        /// The link.
+        state: LinkState,
+    },
+    /// Have a guest's address made known to its network, as after moving it
+    Announce {
+        /// The device, by the name that `vionet inspect` shows: its socket
+        nic: String,
+    },
+}
+
+impl Change {
+    /// The request for it.
+    #[must_use]
+    pub fn line(&self) -> String {
+        match self {
+            Self::SetLink { nic, state: LinkState::Up } => format!("set-link {nic} up"),
+            Self::SetLink { nic, state: LinkState::Down } => format!("set-link {nic} down"),
+            Self::Announce { nic } => format!("announce {nic}"),
+        }
+    }
+}
+
+/// Whether a link is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LinkState {
+    /// It carries frames.
+    Up,
+    /// It carries none.
+    Down,
 }
 
 /// A host side as written on the command line.

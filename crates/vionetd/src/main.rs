@@ -24,6 +24,8 @@ fn main() -> ExitCode {
             log_to_stderr(0, true);
             bench::run(args)
         }
+        Command::Inspect(args) => serve::inspect(args),
+        Command::Control(args) => serve::change(args),
         Command::Doctor(args) => {
             doctor::run(args.json);
             Ok(())

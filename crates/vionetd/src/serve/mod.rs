@@ -1,5 +1,6 @@
 //! `vionet serve`: network devices over vhost-user, one or several.
 
+mod control;
 mod endpoint;
 mod recipe;
 
@@ -7,18 +8,18 @@ use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, error, info, info_span, warn};
-use vionet::stats::LaneStats;
-use vionet::{Device, NicConfig, WorkerOptions, Workers};
+use vionet::{Device, LaneSnapshot, NicConfig, WorkerOptions, Workers};
 use vionet_raw::host::{fd, signal};
 use vionet_vhost_user::{End, Event, ServeError, Server};
 
-use crate::cli::{Mac, NicArgs, ServeArgs, guard};
+use crate::cli::{ControlArgs, InspectArgs, Mac, NicArgs, ServeArgs, guard};
 use crate::exit::{Code, Stop};
+use control::Control;
 use endpoint::Switches;
 
 /// What a back-end program of this kind prints (vhost-user back-end conventions).
@@ -52,14 +53,39 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
             eprint!("{}", recipe::text(path, nic.mac, nic.queues));
         }
     }
-    let ends: Vec<_> = match served.as_mut_slice() {
-        [one] => vec![one.run(stop.as_fd())],
+    let control = args.control.as_deref().map(|path| control_of(path, &mut served)).transpose()?;
+    let ends: Result<_, Stop> = std::thread::scope(|scope| {
+        // Closed at the end of this, which ends the control thread.
+        let _lifeline = match control {
+            Some(control) => {
+                let (ours, theirs) = control::lifeline()?;
+                scope.spawn(move || control.run(&theirs));
+                Some(ours)
+            }
+            None => None,
+        };
+        Ok(run_all(&mut served, stop.as_fd()))
+    });
+    ends?.into_iter().collect()
+}
+
+fn control_of(path: &Path, served: &mut [Served]) -> Result<Control, Stop> {
+    let nics = served.iter_mut().map(|nic| {
+        let door = nic.server.door().map_err(|cause| Stop::new(Code::Failure, cause))?;
+        let endpoint = nic.device.endpoint_name();
+        Ok(control::Nic { name: nic.name.clone(), endpoint, door })
+    });
+    Control::listen(path, nics.collect::<Result<_, Stop>>()?)
+}
+
+fn run_all(served: &mut [Served], stop: BorrowedFd<'_>) -> Vec<Result<(), Stop>> {
+    match served {
+        [one] => vec![one.run(stop)],
         many => std::thread::scope(|scope| {
             // One's trouble is not another's: each has a thread, and all are waited for.
             let threads: Vec<_> = many
                 .iter_mut()
                 .map(|nic| {
-                    let stop = stop.as_fd();
                     let span = info_span!("nic", name = %nic.name);
                     let run = move || nic.run(stop).inspect_err(|stop| error!("{stop}"));
                     scope.spawn(move || span.in_scope(run))
@@ -67,8 +93,31 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| lost())).collect()
         }),
-    };
-    ends.into_iter().collect()
+    }
+}
+
+/// Runs `vionet inspect`.
+///
+/// # Errors
+/// When no server answers.
+pub fn inspect(args: &InspectArgs) -> Result<(), Stop> {
+    let answer = control::ask(&args.control, "inspect")?;
+    if args.json {
+        println!("{answer}");
+    } else {
+        let mut text = String::new();
+        control::tree(&answer, 0, &mut text);
+        print!("{text}");
+    }
+    Ok(())
+}
+
+/// Runs `vionet control`.
+///
+/// # Errors
+/// When no server answers, or it refuses.
+pub fn change(args: &ControlArgs) -> Result<(), Stop> {
+    control::ask(&args.control, &args.change.line()).map(drop)
 }
 
 /// The devices that were asked for, one way or the other.
@@ -121,9 +170,9 @@ impl Served {
     fn run(&mut self, stop: BorrowedFd<'_>) -> Result<(), Stop> {
         let Self { name, device, server, .. } = self;
         let end = server.run(device, stop, &mut |event| tell(&event));
-        for (index, pair) in device.stats().enumerate() {
-            info!("queue pair {index}: sent {}", summary(&pair.tx));
-            info!("queue pair {index}: received {}", summary(&pair.rx));
+        for (index, pair) in device.snapshot().pairs.iter().enumerate() {
+            info!("queue pair {index}: sent {}", summary(&pair.transmit));
+            info!("queue pair {index}: received {}", summary(&pair.receive));
         }
         match end {
             Ok(End::Stopped | End::FrontEndGone) => Ok(()),
@@ -199,9 +248,10 @@ fn tell(event: &Event) {
     }
 }
 
-fn summary(lane: &LaneStats) -> String {
-    let mut text = format!("{} frames, {} bytes", lane.frames.value(), lane.bytes.value());
-    for (reason, count) in lane.drops().filter(|(_, count)| *count > 0) {
+fn summary(lane: &LaneSnapshot) -> String {
+    let [(_, frames), (_, bytes), ..] = lane.counters;
+    let mut text = format!("{frames} frames, {bytes} bytes");
+    for (reason, count) in &lane.drops {
         // Writing to a string cannot fail.
         let (Ok(()) | Err(_)) = write!(text, ", {count} dropped ({reason})");
     }

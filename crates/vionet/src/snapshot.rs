@@ -1,0 +1,109 @@
+//! A device at one moment, in plain values: for people who look, and programs that watch.
+
+use alloc::vec::Vec;
+
+use vionet_spec::feature::FeatureBits;
+
+use crate::nic::Nic;
+use crate::stats::{Counter, DropReason, HISTOGRAM, LaneStats};
+
+/// What a device is and has done so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The guest's MAC address now.
+    pub mac: [u8; 6],
+    /// The MTU shown to the driver, in bytes.
+    pub mtu: u16,
+    /// Whether the link is up.
+    pub link_up: bool,
+    /// What was agreed with the driver, if it was.
+    pub features: Option<FeatureBits>,
+    /// How many pairs frames are spread over.
+    pub active_pairs: u16,
+    /// The queue pairs, in order.
+    pub pairs: Vec<PairSnapshot>,
+    /// Counters of the control queue, by name.
+    pub control: [(&'static str, u64); 3],
+}
+
+/// A queue pair's counters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairSnapshot {
+    /// Guest to host.
+    pub transmit: LaneSnapshot,
+    /// Host to guest.
+    pub receive: LaneSnapshot,
+}
+
+/// The counters of one direction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaneSnapshot {
+    /// By name, in the order of [`LaneStats`]; `frames` and `bytes` come first.
+    pub counters: [(&'static str, u64); COUNTERS],
+    /// How many batches had how many frames, by powers of two.
+    pub batch_sizes: [u64; HISTOGRAM],
+    /// Dropped frames; reasons that have not come up are left out.
+    pub drops: Vec<(DropReason, u64)>,
+}
+
+/// How many counters a direction has, beside batches by size and drops by reason.
+pub const COUNTERS: usize = 20;
+
+impl LaneSnapshot {
+    fn of(lane: &LaneStats) -> Self {
+        let counters: [(&str, &Counter); COUNTERS] = [
+            ("frames", &lane.frames),
+            ("bytes", &lane.bytes),
+            ("batches", &lane.batches),
+            ("interrupts", &lane.interrupts),
+            ("suppressed", &lane.suppressed),
+            ("starved", &lane.starved),
+            ("untranslated", &lane.untranslated),
+            ("faults", &lane.faults),
+            ("host_errors", &lane.host_errors),
+            ("kicks", &lane.kicks),
+            ("open_checksums", &lane.open_checksums),
+            ("validated", &lane.validated),
+            ("uncut", &lane.uncut),
+            ("uncut_bytes", &lane.uncut_bytes),
+            ("coalesced", &lane.coalesced),
+            ("coalesced_bytes", &lane.coalesced_bytes),
+            ("segments", &lane.segments),
+            ("segment_bytes", &lane.segment_bytes),
+            ("limited", &lane.limited),
+            ("limited_bytes", &lane.limited_bytes),
+        ];
+        Self {
+            counters: counters.map(|(name, counter)| (name, counter.value())),
+            batch_sizes: lane.batch_sizes.values(),
+            drops: lane.drops().filter(|(_, count)| *count > 0).collect(),
+        }
+    }
+}
+
+impl Nic {
+    /// The device as it is now. Counters of pairs that are out may be a moment old.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let control = self.control_stats();
+        Snapshot {
+            mac: self.mac(),
+            mtu: self.mtu(),
+            link_up: self.is_link_up(),
+            features: self.negotiated().map(|agreed| agreed.bits()),
+            active_pairs: self.active_pairs(),
+            pairs: self
+                .stats()
+                .map(|pair| PairSnapshot {
+                    transmit: LaneSnapshot::of(&pair.tx),
+                    receive: LaneSnapshot::of(&pair.rx),
+                })
+                .collect(),
+            control: [
+                ("commands", control.commands.value()),
+                ("obeyed", control.obeyed.value()),
+                ("faults", control.faults.value()),
+            ],
+        }
+    }
+}
