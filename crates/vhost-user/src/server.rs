@@ -169,7 +169,8 @@ impl Server {
         self
     }
 
-    /// A way for other threads to reach the device while it is served; the last one made counts.
+    /// A way for other threads to reach the device in the next [`Self::run`]; the last one made
+    /// counts, and it is closed when that ends.
     ///
     /// # Errors
     /// When the system has no descriptor left.
@@ -184,6 +185,18 @@ impl Server {
     /// # Errors
     /// When waiting fails, or the only front-end broke the protocol.
     pub fn run(
+        &mut self,
+        device: &mut Device,
+        stop: BorrowedFd<'_>,
+        events: &mut dyn FnMut(Event),
+    ) -> Result<End, ServeError> {
+        let end = self.serve_all(device, stop, events);
+        // Who waits is told at once that nobody comes any more.
+        self.visits = None;
+        end
+    }
+
+    fn serve_all(
         &mut self,
         device: &mut Device,
         stop: BorrowedFd<'_>,

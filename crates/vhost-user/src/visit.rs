@@ -25,8 +25,8 @@ pub struct Door {
 }
 
 impl Door {
-    /// Has something done with the device, and waits for what comes of it; `None` when too many
-    /// wait already, or the server does not come to it in time. It may still be done later then.
+    /// Has something done with the device, and waits for what comes of it; `None` when the server
+    /// has ended, too many wait already, or it is not done in time. It may be done later then.
     pub fn visit<R: Send + 'static>(
         &self,
         patience: Duration,

@@ -112,6 +112,25 @@ fn a_link_goes_down_and_up_and_a_name_that_is_none_is_refused() {
 }
 
 #[test]
+fn a_device_that_has_ended_does_not_hide_the_others() {
+    let (server, control) = start("ended", &["endpoint=null,one-off", "endpoint=null"]);
+    drop(Nic::attach(&server.socket(0)).unwrap());
+    let start = Instant::now();
+    loop {
+        let shown = inspect(&control);
+        assert_eq!(shown["nics"][1]["link"], "up");
+        if shown["nics"][0]["error"].is_string() {
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "the first goes on");
+    }
+    let start = Instant::now();
+    inspect(&control);
+    assert!(start.elapsed() < Duration::from_secs(2), "nobody waits for what has ended");
+    server.end();
+}
+
+#[test]
 fn visitors_that_say_too_much_or_nothing_hold_nobody_up_for_long() {
     let (server, control) = start("rude", &["endpoint=echo"]);
     let mut silent = UnixStream::connect(&control).unwrap();

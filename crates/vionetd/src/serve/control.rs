@@ -33,6 +33,9 @@ const PIECE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long a device may take; it may be opening its host side.
 const DEVICE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long an answer may take: others may be before us.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
 /// A device that can be visited.
 pub(super) struct Nic {
     pub(super) name: String,
@@ -87,8 +90,11 @@ impl Control {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         match (verb, rest) {
             ("inspect", "") => {
-                let nics: Result<Vec<_>, _> = self.nics.iter().map(inspect).collect();
-                Ok(json!({ "nics": nics? }))
+                // One's silence does not hide the others.
+                let all = self.nics.iter().map(|nic| {
+                    inspect(nic).unwrap_or_else(|why| json!({ "name": nic.name, "error": why }))
+                });
+                Ok(json!({ "nics": all.collect::<Vec<_>>() }))
             }
             ("set-link", rest) => {
                 let (name, up) = match rest.rsplit_once(' ') {
@@ -120,7 +126,7 @@ impl Control {
 }
 
 fn busy(name: &str) -> String {
-    format!("{name} is busy; try again")
+    format!("{name} has ended, or is busy; try again")
 }
 
 /// The line that a visitor writes; `None` for one that is too long or too slow.
@@ -194,6 +200,7 @@ pub(crate) fn ask(path: &Path, line: &str) -> Result<Value, Stop> {
         )
     };
     let mut socket = UnixStream::connect(path).map_err(fail)?;
+    socket.set_read_timeout(Some(ANSWER_PATIENCE)).map_err(fail)?;
     socket.write_all(format!("{line}\n").as_bytes()).map_err(fail)?;
     let mut text = String::new();
     socket.read_to_string(&mut text).map_err(fail)?;
