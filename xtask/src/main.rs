@@ -30,6 +30,7 @@ usage: cargo xtask <command>        (cargo x <command> is the same)
   ci                       everything CI runs, quickest first; says what it skipped and why
   setup                    install what the tests need (Debian, as root), else say what is missing
   tidy                     house rules no compiler knows: sizes, names, crate arrows, reasons
+  conformance              how many requirements of each group a test shows, and which are not yet
   loom                     the rings' publish and notify protocol, in every order of two threads
   gate                     link gate: the data path links only if it can neither panic nor allocate
   count                    instructions per frame of each path, against their limits (valgrind)
@@ -80,6 +81,7 @@ fn dispatch(words: &[&str]) -> Verdict {
         ["ci"] => told(ci::ci()),
         ["setup"] => finished(setup::run()),
         ["tidy"] => finished(tidy::run()),
+        ["conformance"] => finished(tidy::conformance()),
         ["loom"] => finished(loom::run()),
         ["gate"] => finished(gate::run()),
         ["count"] => finished(count::unable().map_or_else(count::run, Err)),

@@ -653,8 +653,10 @@ mod tests {
     #[test]
     fn unknown_flags_and_those_of_the_device_are_ignored() {
         let flags = HDR_F_DATA_VALID | HDR_F_RSC_INFO | 0xf0;
-        let header = NetHeader { flags, csum_start: 9999, ..NetHeader::default() };
-        assert_eq!(check(&header, 60, Offloads::ALL), Ok(Request::default()));
+        let header = NetHeader { flags, csum_start: 9999, num_buffers: 7, ..NetHeader::default() };
+        assert_eq!(check(&header, 60, Offloads::ALL), Ok(Request::default()), "NET-TX-25");
+        let header = NetHeader { num_buffers: 7, ..tso4() };
+        assert_eq!(check(&header, 4000, Offloads::ALL), check(&tso4(), 4000, Offloads::ALL));
     }
 
     #[test]

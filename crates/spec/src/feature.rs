@@ -319,6 +319,77 @@ mod tests {
         assert!(base.with(Feature::GUEST_TSO6).broken_dependency().is_none());
     }
 
+    /// §5.1.3.1, read once more: each feature of a row needs one of each list.
+    #[test]
+    fn every_dependency_of_the_standard_is_asked_for() {
+        use Feature as F;
+        let [tso, guest_tso] = [[F::HOST_TSO4, F::HOST_TSO6], [F::GUEST_TSO4, F::GUEST_TSO6]];
+        let rows: &[(&str, &[Feature], &[&[Feature]])] = &[
+            (
+                "NET-DEP-01",
+                &[F::GUEST_TSO4, F::GUEST_TSO6, F::GUEST_UFO, F::GUEST_USO4, F::GUEST_USO6],
+                &[&[F::GUEST_CSUM]],
+            ),
+            ("NET-DEP-02", &[F::GUEST_ECN], &[&guest_tso]),
+            (
+                "NET-DEP-03",
+                &[F::GUEST_UDP_TUNNEL_GSO],
+                &[&[F::GUEST_TSO4], &[F::GUEST_TSO6], &[F::GUEST_USO4], &[F::GUEST_USO6]],
+            ),
+            ("NET-DEP-04", &[F::GUEST_UDP_TUNNEL_GSO_CSUM], &[&[F::GUEST_UDP_TUNNEL_GSO]]),
+            ("NET-DEP-05", &[F::HOST_TSO4, F::HOST_TSO6, F::HOST_UFO, F::HOST_USO], &[&[F::CSUM]]),
+            ("NET-DEP-06", &[F::HOST_ECN], &[&tso]),
+            (
+                "NET-DEP-07",
+                &[F::HOST_UDP_TUNNEL_GSO],
+                &[&[F::HOST_TSO4], &[F::HOST_TSO6], &[F::HOST_USO]],
+            ),
+            ("NET-DEP-08", &[F::HOST_UDP_TUNNEL_GSO_CSUM], &[&[F::HOST_UDP_TUNNEL_GSO]]),
+            (
+                "NET-DEP-09",
+                &[
+                    F::CTRL_RX,
+                    F::CTRL_VLAN,
+                    F::CTRL_MAC_ADDR,
+                    F::GUEST_ANNOUNCE,
+                    F::MQ,
+                    F::RSS,
+                    F::NOTF_COAL,
+                    F::VQ_NOTF_COAL,
+                ],
+                &[&[F::CTRL_VQ]],
+            ),
+            ("NET-DEP-10", &[F::RSC_EXT], &[&tso]),
+            ("NET-DEP-11", &[F::HASH_TUNNEL], &[&[F::CTRL_VQ], &[F::RSS, F::HASH_REPORT]]),
+            ("NET-DEP-12", &[F::RSS_CONTEXT], &[&[F::RSS]]),
+        ];
+        let mut asked = 0;
+        for (row, features, needed) in rows {
+            for feature in *features {
+                for missing in *needed {
+                    // All there are, without what is in question and what stands on it.
+                    let mut set = FeatureBits(u128::MAX);
+                    missing.iter().for_each(|one| set = set.without(*one));
+                    let mut broken = DEPENDENCIES.iter().filter(|row| {
+                        set.has(row.feature) && (set & FeatureBits::of(row.any)).0 == 0
+                    });
+                    assert!(broken.any(|row| row.feature == *feature), "{row}: {feature:?}");
+                    for one in *missing {
+                        let whole = set.with(*one);
+                        let broken = DEPENDENCIES.iter().any(|row| {
+                            row.feature == *feature
+                                && row.any.contains(one)
+                                && (whole & FeatureBits::of(row.any)).0 == 0
+                        });
+                        assert!(!broken, "{row}: {one:?} is enough");
+                    }
+                    asked += 1;
+                }
+            }
+        }
+        assert_eq!(asked, DEPENDENCIES.len(), "and no other");
+    }
+
     #[test]
     fn bits_past_63_and_unnamed_bits_are_shown() {
         let set = FeatureBits(1 << 65 | 1 << 4);

@@ -447,6 +447,33 @@ fn config_beyond_256_bytes_is_answered_with_nothing() {
 }
 
 #[test]
+fn what_is_written_to_the_configuration_is_not_taken() {
+    let (_back, front, mut guest) = started();
+    let read = [0_u32, 28, 0].into_iter().flat_map(u32::to_ne_bytes);
+    let read: Vec<u8> = read.chain([0; 28]).collect();
+    let before = front.ask(24, &read);
+    let write = [0_u32, 28, 0].into_iter().flat_map(u32::to_ne_bytes);
+    let write: Vec<u8> = write.chain([0x5a; 28]).collect();
+    assert_eq!(front.outcome(25, &write, &[]), Some(0), "INIT-02: no fault");
+    assert_eq!(front.ask(24, &read), before, "NET-CFG-18");
+    guest.echo("unmoved");
+}
+
+#[test]
+fn the_status_is_kept_as_it_is_written_and_is_0_after_a_reset() {
+    let (_back, front, mut guest) = started();
+    assert_eq!(front.ask_number(40), 0, "ST-01");
+    // Forwards, backwards, and in steps that no driver takes (ST-05, ST-06, ST-07).
+    for status in [1, 3, 11, 15, 4, 11, 0x8f, 0xff, 15] {
+        front.tell_number(39, status);
+        assert_eq!(front.ask_number(40), status);
+        guest.echo("it runs until it is stopped");
+    }
+    front.tell(34, &[]);
+    assert_eq!(front.ask_number(40), 0, "ST-01, RST-01");
+}
+
+#[test]
 fn reset_device_forgets_the_driver_but_not_the_memory() {
     let (_back, front, mut guest) = started();
     guest.echo("before");

@@ -299,6 +299,62 @@ mod tests {
         assert!(offer.accept(offer.bits().without(Feature::HOST_ECN)).is_ok());
     }
 
+    /// FEAT-04, FEAT-09: bits of other device types, of other transports and those that nobody
+    /// has given a meaning are not offered.
+    #[test]
+    fn what_is_offered_is_ours_to_offer() {
+        let every = NicConfig { pairs: 4, standby: true, ..NicConfig::default() };
+        for bits in [offer(1500).bits(), Offer::new(&every).with_platform().bits()] {
+            assert!(bits.has(Feature::VERSION_1), "RSV-01");
+            assert!(bits.has(Feature::CTRL_VQ), "NET-CFG-13, -14");
+            let mut rest = bits;
+            while let Some(feature) = rest.lowest() {
+                assert!(feature.name().is_some(), "{feature:?}");
+                rest = rest.without(feature);
+            }
+            // ADMIN_VQ, SR_IOV (RSV-10), NOTIF_CONFIG_DATA, and what is left of legacy devices.
+            for bit in [41, 37, 39, 24, 27, 30, 6] {
+                assert_eq!(bits.0 >> bit & 1, 0, "bit {bit}");
+                let with = FeatureBits(MODERN.0 | 1 << bit);
+                let refused = offer(1500).accept(with);
+                assert!(matches!(refused, Err(Refusal::NotOffered(_))), "RSV-12");
+            }
+        }
+        assert!(Offer::new(&every).bits().has(Feature::STANDBY), "NET-CFG-09");
+    }
+
+    /// NET-CFG-21: the standard makes these two depend on nothing.
+    #[test]
+    fn features_without_a_way_to_be_commanded_are_accepted() {
+        for feature in [Feature::HASH_REPORT, Feature::CTRL_RX_EXTRA] {
+            assert!(offer(1500).accept(MODERN.with(feature)).is_ok(), "{feature:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// FEAT-02, FEAT-03, FEAT-06, FEAT-07.
+        #[test]
+        fn a_choice_is_accepted_exactly_if_it_is_offered_whole_and_closed(
+            chosen: u128, sparse: u128, surplus in 0_u32..512,
+        ) {
+            let offer = offer(1500);
+            let mut choice = FeatureBits(offer.bits().0 & chosen & sparse) | MODERN;
+            let closed = choice.broken_dependency().is_none();
+            proptest::prop_assert_eq!(offer.accept(choice).is_ok(), closed);
+            // What stands on something missing is taken out, until nothing does.
+            while let Some(row) = choice.broken_dependency() {
+                choice = choice.without(row.feature);
+            }
+            let agreed = offer.accept(choice);
+            proptest::prop_assert_eq!(agreed.map(|agreed| agreed.bits()), Ok(choice));
+            if surplus < 128 && offer.bits().0 >> surplus & 1 == 0 {
+                let more = FeatureBits(choice.0 | 1 << surplus);
+                let refused = offer.accept(more);
+                proptest::prop_assert!(matches!(refused, Err(Refusal::NotOffered(_))));
+            }
+        }
+    }
+
     #[test]
     fn a_refusal_names_the_rule() {
         let offer = offer(1500);

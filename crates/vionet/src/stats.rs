@@ -306,3 +306,17 @@ impl ControlStats {
         self.obeyed.add(u64::from(obeyed));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// NET-STAT-09.
+    #[test]
+    fn counters_wrap() {
+        let counter = Counter::default();
+        counter.add(u64::MAX);
+        counter.add(3);
+        assert_eq!(counter.value(), 2);
+    }
+}

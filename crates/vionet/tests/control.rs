@@ -24,7 +24,8 @@ use vionet_frame::header::Offloads;
 use vionet_queue::Fault;
 use vionet_spec::control::{ERR, OK};
 use vionet_spec::feature::Feature;
-use vionet_testkit::{Arrangement, Buffer};
+use vionet_spec::hash::{TUNNEL_GRE_2784, TUNNEL_VXLAN};
+use vionet_testkit::{Arrangement, Buffer, SplitDriver};
 
 const ALL: &[Feature] = &[
     Feature::MAC,
@@ -138,6 +139,8 @@ fn a_new_address_is_the_devices_and_the_filters_before_it_is_acknowledged() {
     assert_eq!(bench.nic.mac(), OTHER);
     bench.apply(Op::Reset).unwrap();
     assert_eq!(bench.nic.mac(), MAC, "reset gives the address back");
+    let mut alone = started(&[Feature::CTRL_VQ, Feature::MAC, Feature::CTRL_MAC_ADDR]);
+    assert_eq!(alone.command(&[&[1, 1], &OTHER[..]].concat(), 0).0, OK, "NET-CTRL-MAC-09");
 }
 
 #[test]
@@ -186,6 +189,28 @@ fn offloads_are_off_on_both_sides_before_that_is_acknowledged() {
     assert_eq!(bench.command(&on(1 << 40), 0).0, ERR);
     assert_eq!(bench.command(&on(1 << 1 | 1 << 7), 0).0, OK, "NET-OFF-01");
     assert!(arrives(&mut bench));
+}
+
+#[test]
+fn tunnel_offloads_are_switched_by_bits_of_their_own() {
+    let features = [
+        Feature::CTRL_VQ,
+        Feature::CTRL_GUEST_OFFLOADS,
+        Feature::GUEST_CSUM,
+        Feature::GUEST_TSO4,
+        Feature::GUEST_TSO6,
+        Feature::GUEST_USO4,
+        Feature::GUEST_USO6,
+        Feature::GUEST_UDP_TUNNEL_GSO,
+        Feature::GUEST_UDP_TUNNEL_GSO_CSUM,
+    ];
+    let mut bench = started(&features);
+    let mut on = |bits: u64| bench.command(&[&[5, 0][..], &bits.to_le_bytes()].concat(), 0).0;
+    assert_eq!(on(1 << 46), OK, "NET-OFF-04");
+    assert_eq!(on(1 << 1 | 1 << 47), OK, "NET-OFF-04");
+    assert_eq!(on(1 << 48), ERR);
+    let set: Vec<Offloads> = bench.adapted.iter().map(|settings| settings.receive).collect();
+    assert_eq!(set, [Offloads::TUNNEL, Offloads::CSUM | Offloads::TUNNEL_CSUM]);
 }
 
 #[test]
@@ -288,7 +313,14 @@ fn delays_of_one_queue_are_told_and_end_with_its_life() {
     assert_eq!(bench.command(&of(0)[..4], 8).0, OK, "some drivers leave the reserved bytes out");
     for index in [2, 3, 999] {
         assert_eq!(bench.command(&of(index), 8).0, ERR, "NET-COAL-04: {index}");
+        let set = [&[6, 2][..], &index.to_le_bytes(), &[0; 2], &[1; 8]].concat();
+        assert_eq!(bench.command(&set, 0).0, ERR, "NET-COAL-03, -04: {index}");
     }
+    assert_eq!(bench.command(&[6, 2, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0], 0).0, OK);
+    assert_eq!(bench.command(&[6, 0, 5, 0, 0, 0, 6, 0, 0, 0], 0).0, OK);
+    assert_eq!(bench.command(&[6, 2, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0], 0).0, OK);
+    bench.apply(Op::StopQueue(TX)).unwrap();
+    assert_eq!(bench.command(&of(1), 8).1, [5, 0, 0, 0, 6, 0, 0, 0], "NET-COAL-05");
     bench.apply(Op::StopQueue(RX)).unwrap();
     assert_eq!(bench.command(&of(0), 8).1, [7, 0, 0, 0, 8, 0, 0, 0], "NET-COAL-06");
     bench.apply(Op::EnableQueue(RX, false)).unwrap();
@@ -296,6 +328,49 @@ fn delays_of_one_queue_are_told_and_end_with_its_life() {
     bench.apply(Op::Reset).unwrap();
     bench.apply(Op::Negotiate(Bench::bits(ALL))).unwrap();
     assert_eq!(bench.nic.active_pairs(), 1);
+    restart(&mut bench);
+    for index in [0, 1] {
+        assert_eq!(bench.command(&of(index), 8), (OK, vec![0; 8]), "NET-COAL-09");
+    }
+}
+
+/// A driver that comes after a reset, its rings as new.
+fn restart(bench: &mut Bench) {
+    let ring = |at| SplitDriver::new(&bench.ram, at, 64, false, 0);
+    [bench.rx, bench.tx, bench.control] = [0x1_0000, 0x2_0000, 0x3_0000].map(ring);
+    bench.start_queues();
+    bench.start_control();
+}
+
+#[test]
+fn an_interrupt_that_the_driver_has_switched_off_does_not_come_when_it_is_due() {
+    let mut bench = started(ALL);
+    assert_eq!(bench.command(&[6, 1, 2, 0, 0, 0, 100, 0, 0, 0], 0).0, OK);
+    let _step = bench.step();
+    let rung = bench.bells[0].rung();
+    bench.rx.ignore();
+    for _ in 0..4 {
+        assert!(gets(&mut bench, &to(MAC)));
+    }
+    assert_eq!(bench.bells[0].rung(), rung, "NET-COAL-08");
+}
+
+#[test]
+fn commands_that_waited_before_the_queue_ran_are_not_lost() {
+    let mut bench = Bench::new(ALL, EVERYTHING);
+    let at = bench.allocate(16);
+    bench.ram.write(at, &[3, 0]);
+    let buffers = [Buffer::readable(at, 2), Buffer::writable(at + 8, 1)];
+    bench.control.post(&buffers, Arrangement::Direct).unwrap();
+    bench.control.expose();
+    // A kick that comes too early.
+    bench.apply(Op::Commands).unwrap();
+    assert!(bench.control.collect().is_empty(), "INIT-04");
+    bench.start_control();
+    assert!(bench.nic.has_commands(), "INIT-05: the embedder is told to look");
+    bench.apply(Op::Commands).unwrap();
+    assert_eq!(bench.control.collect().len(), 1, "INIT-04, INIT-05");
+    assert_eq!(bench.ram.read(at + 8, 1), [OK]);
 }
 
 /// The RSS_CONFIG, or HASH_CONFIG, of one entry: TCP over IPv4, by the published vectors' key.
@@ -339,6 +414,49 @@ fn the_hash_of_a_frame_is_told_behind_its_header() {
     }
 }
 
+/// The segment in a GRE tunnel from 1.1.1.1 to 2.2.2.2.
+fn tunnelled() -> Vec<u8> {
+    let inner = segment()[14..].to_vec();
+    let mut frame = to(MAC)[..14].to_vec();
+    frame.extend([0x45, 0, 0, 70, 0, 0, 0, 0, 64, 47, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
+    frame.extend([0, 0, 8, 0]);
+    frame.extend(inner);
+    frame
+}
+
+#[test]
+fn inner_headers_are_hashed_while_the_driver_wants_it() {
+    let features = [ALL, &[Feature::HASH_REPORT, Feature::HASH_TUNNEL]].concat();
+    let mut bench = started(&features);
+    let inner = [0x78, 0xc1, 0xcc, 0x51, 2, 0, 0, 0];
+    let told = |bench: &mut Bench| {
+        let at = bench.post(2048);
+        bench.deliver(&tunnelled(), RxHeader::default());
+        let _step = bench.step();
+        assert_eq!(bench.rx.collect().len(), 1);
+        bench.ram.read(at + 12, 8)
+    };
+    let set = |bench: &mut Bench, bits: u32| {
+        bench.command(&[&[7, 0][..], &bits.to_le_bytes()].concat(), 0).0
+    };
+    assert_eq!(bench.command(&hash_config(2), 0).0, OK);
+    assert_eq!(told(&mut bench), [0; 8], "NET-IHH-06");
+    assert_eq!(set(&mut bench, TUNNEL_VXLAN), OK);
+    assert_eq!(told(&mut bench), [0; 8], "NET-IHH-01");
+    assert_eq!(set(&mut bench, TUNNEL_GRE_2784), OK);
+    assert_eq!(told(&mut bench), inner, "NET-IHH-05");
+    assert_eq!(set(&mut bench, 1 << 9), ERR, "NET-IHH-02");
+    assert_eq!(told(&mut bench), inner);
+    assert_eq!(set(&mut bench, 0), OK);
+    assert_eq!(told(&mut bench), [0; 8], "NET-IHH-03");
+    assert_eq!(set(&mut bench, TUNNEL_GRE_2784), OK);
+    bench.apply(Op::Reset).unwrap();
+    bench.apply(Op::Negotiate(Bench::bits(&features))).unwrap();
+    restart(&mut bench);
+    assert_eq!(bench.command(&hash_config(2), 0).0, OK);
+    assert_eq!(told(&mut bench), [0; 8], "NET-IHH-04");
+}
+
 #[test]
 fn a_header_of_another_length_is_read_and_written_whole() {
     let mut bench = started(&[ALL, &[Feature::HASH_REPORT]].concat());
@@ -368,10 +486,20 @@ fn statistics_are_told_for_what_was_asked_or_not_at_all() {
     assert_eq!(reply[56..64], [1, 0, 0, 0, 0, 0, 40, 0]);
     assert_eq!(reply[96..104], [32, 0, 2, 0, 0, 0, 24, 0]);
     assert_eq!((reply[104], reply[112]), (2, 2), "NET-STAT-11: with this command");
-    let bad = [entry(3, 1), entry(0, 1 << 16), entry(1, 1), entry(0, 1 << 63), entry(2, 1)];
-    for wrong in bad {
+    let bad = [
+        (entry(3, 1), "NET-STAT-03"),
+        (entry(u16::MAX, 1), "NET-STAT-03"),
+        (entry(0, 1 << 63), "NET-STAT-04"),
+        (entry(0, 1 | 1 << 4), "NET-STAT-04, -12"),
+        (entry(0, 1 << 16), "NET-STAT-05"),
+        (entry(1, 1), "NET-STAT-05"),
+        (entry(2, 1), "NET-STAT-05"),
+        // No feature of cutting for the guest was negotiated.
+        (entry(1, 1 << 18), "NET-STAT-06"),
+    ];
+    for (wrong, row) in bad {
         let both = get(&[entry(0, 1), wrong]);
-        assert_eq!(bench.command(&both, 200), (ERR, vec![]), "NET-STAT-02 to -05");
+        assert_eq!(bench.command(&both, 200), (ERR, vec![]), "NET-STAT-02, {row}");
     }
     assert_eq!(bench.command(&get(&[entry(0, 1)])[..17], 200).0, ERR);
     let (ack, reply) = bench.command(&get(&[entry(0, 1)]), 10);
@@ -401,6 +529,8 @@ fn what_was_not_negotiated_is_not_known() {
         &[2, 0, 1, 0],
         &[3, 0],
         &[4, 0, 1, 0],
+        &hash_config(1),
+        &hash_config(2),
         &[5, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         &[6, 0, 0, 0, 0, 0, 0, 0, 0, 0],
         &[6, 3, 0, 0, 0, 0],
@@ -413,7 +543,7 @@ fn what_was_not_negotiated_is_not_known() {
         assert_eq!(bench.command(command, 16), (ERR, vec![]), "NET-CTRL-02: {command:?}");
     }
     let stats = bench.nic.control_stats();
-    assert_eq!((stats.commands.value(), stats.obeyed.value()), (14, 0));
+    assert_eq!((stats.commands.value(), stats.obeyed.value()), (16, 0));
     assert_eq!(bench.nic.mac(), MAC);
     assert!(gets(&mut bench, &to(OTHER)), "nothing is filtered");
 }

@@ -23,6 +23,7 @@ use vionet::stats::DropReason;
 use vionet_frame::header::{CsumAt, Gso, GsoRequest, NetHeader, Offloads, Request};
 use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments};
 use vionet_spec::feature::Feature;
+use vionet_spec::net::{HDR_F_NEEDS_CSUM, HDR_F_RSC_INFO};
 
 /// A TCP frame over IPv4 with so much payload, its checksum open.
 fn tcp(payload: usize, size: u16) -> (Vec<u8>, Request) {
@@ -136,6 +137,35 @@ fn arrived_segments_are_joined_for_a_guest_that_takes_them_so() {
             assert_eq!(bytes, segments[0]);
         }
     }
+}
+
+#[test]
+fn how_many_segments_were_joined_is_told_to_a_driver_that_asks() {
+    let (frame, request) = tcp(20_000, 1448);
+    let features = [
+        Feature::GUEST_CSUM,
+        Feature::MRG_RXBUF,
+        Feature::GUEST_TSO4,
+        Feature::CSUM,
+        Feature::HOST_TSO4,
+        Feature::RSC_EXT,
+    ];
+    let mut bench = Bench::new(&features, Offloads::NONE);
+    bench.host.lock().unwrap().by_batch = true;
+    let at = bench.post(65_000);
+    let alone = bench.post(2000);
+    let segments = cut(&frame, &request);
+    segments.iter().for_each(|one| bench.deliver(one, RxHeader::default()));
+    bench.deliver(&bench::frame(60), RxHeader::default());
+    let _ = bench.step();
+    let used = bench.rx.collect();
+    assert_eq!(used.len(), 2);
+    let told = bench.received(at, used[0].len).0;
+    assert_eq!(told.flags, HDR_F_NEEDS_CSUM | HDR_F_RSC_INFO, "NET-RX-21");
+    let counts = (usize::from(told.csum_start), told.csum_offset);
+    assert_eq!(counts, (segments.len(), 0), "NET-RX-21: segments, duplicate acknowledgements");
+    let told = bench.received(alone, 72).0;
+    assert_eq!(told.flags & HDR_F_RSC_INFO, 0, "a whole frame was not joined");
 }
 
 #[test]

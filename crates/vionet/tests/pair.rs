@@ -21,7 +21,7 @@ use proptest::prelude::*;
 use vionet::endpoint::{EndpointFault, RxHeader};
 use vionet::stats::DropReason;
 use vionet::{Next, Op, OpError, Refusal};
-use vionet_frame::header::{CsumAt, NetHeader, Offloads, Request};
+use vionet_frame::header::{CsumAt, Gso, GsoRequest, NetHeader, Offloads, Request, Tunnel};
 use vionet_queue::{Cursor, Fault};
 use vionet_spec::feature::Feature;
 use vionet_spec::net::{HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM};
@@ -215,6 +215,93 @@ fn what_the_guest_did_not_agree_to_is_not_delivered() {
             assert_eq!(bench.received(at, 112).0.flags, HDR_F_NEEDS_CSUM);
         }
     }
+}
+
+/// A frame that was not cut, of this kind.
+fn uncut(kind: Gso, ecn: bool, tunnel: Option<Tunnel>) -> Request {
+    let start = if tunnel.is_some() { 84 } else { 34 };
+    let gso = Some(GsoRequest { kind, size: 100, ecn });
+    Request { csum: Some(CsumAt { start, offset: 16 }), gso, tunnel }
+}
+
+#[test]
+fn each_kind_of_uncut_frame_goes_to_who_takes_it_and_to_nobody_else() {
+    use Feature as F;
+    let tunnel =
+        |csum| Some(Tunnel { outer_th_offset: 34, inner_nh_offset: 64, over_v6: false, csum });
+    let uso = [F::GUEST_USO4, F::GUEST_USO6];
+    let all = [F::GUEST_TSO4, F::GUEST_TSO6, uso[0], uso[1]];
+    let in_tunnel = [&all[..], &[F::GUEST_UDP_TUNNEL_GSO]].concat();
+    let open_tunnel = [&in_tunnel[..], &[F::GUEST_UDP_TUNNEL_GSO_CSUM]].concat();
+    let kinds: [(Request, &[Feature], &str); 8] = [
+        (uncut(Gso::TcpV4, false, None), &[F::GUEST_TSO4], "NET-RX-07"),
+        (uncut(Gso::TcpV6, false, None), &[F::GUEST_TSO6], "NET-RX-08"),
+        (uncut(Gso::Udp, false, None), &[F::GUEST_UFO], "NET-RX-09"),
+        (uncut(Gso::UdpL4, false, None), &uso, "NET-RX-10"),
+        (uncut(Gso::TcpV4, true, None), &[F::GUEST_TSO4, F::GUEST_ECN], "NET-RX-13, -14"),
+        (uncut(Gso::TcpV6, true, None), &[F::GUEST_TSO6, F::GUEST_ECN], "NET-RX-13, -14"),
+        (uncut(Gso::TcpV4, false, tunnel(false)), &in_tunnel, "NET-RX-24, -26, -29"),
+        (uncut(Gso::UdpL4, false, tunnel(true)), &open_tunnel, "NET-RX-25"),
+    ];
+    for (request, features, row) in &kinds {
+        // All that it takes; then each time one feature less, and none at all (NET-RX-11).
+        let less = (0..features.len()).map(|at| [&features[..at], &features[at + 1..]].concat());
+        for (index, chosen) in [features.to_vec()].into_iter().chain(less).enumerate() {
+            let mut chosen = [&chosen[..], &[F::GUEST_CSUM]].concat();
+            while let Some(broken) = Bench::bits(&chosen).broken_dependency() {
+                chosen.retain(|feature| *feature != broken.feature);
+            }
+            let mut bench = Bench::new(&chosen, EVERYTHING);
+            let at = bench.post(3000);
+            let header = RxHeader { request: *request, validated: true, ..RxHeader::default() };
+            bench.deliver(&frame(2000), RxHeader { header_len: 90, ..header });
+            let _ = bench.step();
+            let used = bench.rx.collect();
+            assert_eq!(used.len(), usize::from(index == 0), "{row}: {chosen:?}");
+            assert_eq!(bench.drops(true, DropReason::NotAgreed), u64::from(index != 0));
+            if index == 0 {
+                let mut bytes = bench.ram.read(at, used[0].len);
+                let len = if request.tunnel.is_some() { 24 } else { 12 };
+                let mut told = [0; 24];
+                told[..len].copy_from_slice(&bytes[..len]);
+                let (told, bytes) = (NetHeader::decode_long(&told), bytes.split_off(len));
+                let wanted = NetHeader { num_buffers: 1, ..request.to_header(90) };
+                // The kind, its size and NEEDS_CSUM; not DATA_VALID, and the bytes as they came.
+                assert_eq!(told, wanted, "{row}, NET-RX-12, -23, -30");
+                let size = (told.gso_size, told.flags & 3);
+                assert_eq!(size, (100, HDR_F_NEEDS_CSUM), "{row}, NET-RX-12, -30");
+                assert_eq!(told.gso_type & 0x80 != 0, request.gso.unwrap().ecn, "NET-RX-14");
+                if request.tunnel.is_some() {
+                    assert_eq!(told.gso_type & 0x60, 0x20, "NET-RX-27");
+                }
+                assert_eq!(bytes, frame(2000), "NET-RX-17, -32, -33");
+            }
+        }
+    }
+}
+
+#[test]
+fn where_a_tunnels_headers_are_is_told_behind_the_header() {
+    use Feature as F;
+    let features = [
+        F::GUEST_CSUM,
+        F::GUEST_TSO4,
+        F::GUEST_TSO6,
+        F::GUEST_USO4,
+        F::GUEST_USO6,
+        F::GUEST_UDP_TUNNEL_GSO,
+    ];
+    let mut bench = Bench::new(&features, EVERYTHING);
+    let at = bench.post(3000);
+    let tunnel = Tunnel { outer_th_offset: 34, inner_nh_offset: 64, over_v6: true, csum: false };
+    let request = uncut(Gso::TcpV4, false, Some(tunnel));
+    bench.deliver(&frame(2000), RxHeader { request, ..RxHeader::default() });
+    let _ = bench.step();
+    assert_eq!(bench.rx.collect()[0].len, 2024, "NET-HDR-02");
+    let header = bench.ram.read(at, 24);
+    assert_eq!(header[1], 0x41, "NET-RX-27");
+    assert_eq!(header[12..], [0, 0, 0, 0, 0, 0, 0, 0, 34, 0, 64, 0], "NET-RX-28, NET-RX-40");
+    assert_eq!(bench.ram.read(at + 24, 2000), frame(2000));
 }
 
 #[test]

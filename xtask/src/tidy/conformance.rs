@@ -1,4 +1,4 @@
-//! The conformance table names every requirement once, and tests that exist.
+//! The conformance table names every requirement once, with its level, and tests that exist.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,30 +8,140 @@ use super::{File, Finding};
 const TABLE: &str = "docs/conformance.md";
 const SCENES: &str = "crates/queue/tests/scenes";
 
-/// Families of requirements and how many rows each has.
-const FAMILIES: &[(&str, usize)] =
-    &[("VQR", 7), ("SPL", 20), ("SPN", 20), ("PKD", 29), ("PKN", 7), ("NDAT", 4)];
+/// How many rows may say `not yet`: lower it with every one that is shown.
+const NOT_YET: usize = 6;
+
+/// Groups of requirements and how many rows each has.
+const GROUPS: &[(&str, usize)] = &[
+    ("ST", 8),
+    ("FEAT", 9),
+    ("RST", 3),
+    ("CFG", 6),
+    ("INIT", 9),
+    ("VQR", 7),
+    ("SPL", 20),
+    ("SPN", 20),
+    ("PKD", 29),
+    ("PKN", 7),
+    ("NDAT", 4),
+    ("RSV", 12),
+    ("NET-Q", 5),
+    ("NET-DEP", 13),
+    ("NET-CFG", 21),
+    ("NET-HDR", 3),
+    ("NET-TX", 36),
+    ("NET-RXB", 5),
+    ("NET-RX", 40),
+    ("NET-HASH", 12),
+    ("NET-IHH", 7),
+    ("NET-CTRL", 6),
+    ("NET-CTRL-RX", 19),
+    ("NET-CTRL-MAC", 9),
+    ("NET-CTRL-VLAN", 5),
+    ("NET-CTRL-ANN", 3),
+    ("NET-CTRL-MQ", 14),
+    ("NET-CTRL-HASH", 4),
+    ("NET-RSS", 11),
+    ("NET-RCTX", 7),
+    ("NET-OFF", 5),
+    ("NET-COAL", 15),
+    ("NET-STAT", 12),
+];
+
+/// A row of the table.
+struct Row<'a> {
+    name: &'a str,
+    level: &'a str,
+    by: &'a str,
+    shown: Shown<'a>,
+}
+
+/// What stands in its last cell.
+enum Shown<'a> {
+    By(&'a str),
+    DoesNotApply,
+    NotYet,
+    /// A word without its reason, or nothing at all.
+    Unsaid,
+}
+
+/// How far a group is: rows that must be kept, apply and are shown, of so many, and all others.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+struct Count {
+    musts: [usize; 2],
+    others: [usize; 2],
+    not_yet: usize,
+    not_ours: usize,
+}
+
+impl Count {
+    fn add(&mut self, row: &Row<'_>) {
+        let [shown, all] =
+            if matches!(row.level, "M" | "MN") { &mut self.musts } else { &mut self.others };
+        match row.shown {
+            Shown::DoesNotApply => return self.not_ours += 1,
+            Shown::NotYet => self.not_yet += 1,
+            Shown::By(_) => *shown += 1,
+            Shown::Unsaid => {}
+        }
+        *all += 1;
+    }
+
+    fn sum(self, other: Self) -> Self {
+        let both = |one: [usize; 2], two: [usize; 2]| [one[0] + two[0], one[1] + two[1]];
+        Self {
+            musts: both(self.musts, other.musts),
+            others: both(self.others, other.others),
+            not_yet: self.not_yet + other.not_yet,
+            not_ours: self.not_ours + other.not_ours,
+        }
+    }
+
+    fn line(&self, group: &str) -> String {
+        let Self { musts: [must, musts], others: [other, others], not_yet, not_ours } = self;
+        let shown = format!("{must:>4} of {musts:<4} {other:>4} of {others:<4}");
+        format!("{group:<14} {shown} {not_yet:>7} {not_ours:>14}")
+    }
+}
+
+/// What is shown, group by group, and which rows are not yet.
+pub(super) fn coverage(files: &[File]) -> String {
+    let table = files.iter().find(|file| file.path == TABLE).map_or("", |file| &file.text);
+    let mut counts = BTreeMap::<&str, Count>::new();
+    for row in table.lines().filter_map(row_of) {
+        counts.entry(group_of(row.name)).or_default().add(&row);
+    }
+    let mut lines =
+        vec!["group             MUST shown  others shown  not yet  does not apply".into()];
+    let known = GROUPS.iter().map(|(group, _)| (*group, counts.get(group).copied()));
+    lines.extend(known.map(|(group, count)| count.unwrap_or_default().line(group)));
+    lines.push(counts.into_values().fold(Count::default(), Count::sum).line("all"));
+    let is_open = |line: &&str| row_of(line).is_some_and(|row| matches!(row.shown, Shown::NotYet));
+    lines.extend(table.lines().filter(is_open).map(str::to_owned));
+    lines.join("\n")
+}
 
 pub(super) fn check(root: &Path, files: &[File], findings: &mut Vec<Finding>) {
     let Some(table) = files.iter().find(|file| file.path == TABLE) else {
         return findings.push(finding(1, "is not there".into(), "write it"));
     };
     let mut seen = BTreeMap::new();
+    let mut not_yet = 0;
     for (number, line) in (1_usize..).zip(table.text.lines()) {
-        let Some((row, tests)) = row_of(line) else { continue };
-        if seen.insert(row.to_owned(), number).is_some() {
-            findings.push(finding(number, format!("{row} stands twice"), "keep one of them"));
+        let Some(row) = row_of(line) else { continue };
+        if seen.insert(row.name.to_owned(), number).is_some() {
+            let what = format!("{} stands twice", row.name);
+            findings.push(finding(number, what, "keep one of them"));
         }
-        for test in tests.split("; ").map(str::trim) {
-            if !exists(root, files, test) {
-                let what = format!("{row}: there is no `{test}`");
-                findings.push(finding(number, what, "name the test that shows it"));
-            }
-        }
+        not_yet += usize::from(matches!(row.shown, Shown::NotYet));
+        findings.extend(
+            wrong(root, files, &row)
+                .map(|(what, mend)| finding(number, format!("{}: {what}", row.name), mend)),
+        );
     }
-    for (family, count) in FAMILIES {
+    for (group, count) in GROUPS {
         for number in 1..=*count {
-            let row = format!("{family}-{number:02}");
+            let row = format!("{group}-{number:02}");
             if seen.remove(&row).is_none() {
                 let what = format!("{row} is missing");
                 findings.push(finding(1, what, "add the row with the test that shows it"));
@@ -41,21 +151,62 @@ pub(super) fn check(root: &Path, files: &[File], findings: &mut Vec<Finding>) {
     for (row, number) in seen {
         findings.push(finding(number, format!("{row} is no requirement"), "drop the row"));
     }
+    if not_yet != NOT_YET {
+        let what = format!("{not_yet} rows say `not yet`, and {NOT_YET} are allowed");
+        findings.push(finding(1, what, "show them, and lower the number in xtask's checker"));
+    }
+}
+
+/// What is wrong with a row by itself, and how to mend it.
+fn wrong<'a>(
+    root: &'a Path,
+    files: &'a [File],
+    row: &'a Row<'a>,
+) -> impl Iterator<Item = (String, &'static str)> + 'a {
+    let level = !matches!(row.level, "M" | "MN" | "S" | "SN" | "MAY");
+    let level = level.then(|| (format!("`{}` is no level", row.level), "M, MN, S, SN or MAY"));
+    let by = !matches!(row.by, "D" | "R" | "P");
+    let by = by.then(|| (format!("`{}` binds nobody", row.by), "D, R or P"));
+    let tests = match row.shown {
+        Shown::By(tests) => tests,
+        Shown::DoesNotApply | Shown::NotYet => "",
+        Shown::Unsaid => " ",
+    };
+    let tests = tests.split("; ").filter(|test| !test.is_empty()).map(str::trim);
+    let tests = tests.filter(|test| !exists(root, files, test));
+    let tests = tests.map(|test| (format!("there is no `{test}`"), "name the test that shows it"));
+    level.into_iter().chain(by).chain(tests)
 }
 
 fn finding(line: usize, what: String, mend: &'static str) -> Finding {
     Finding { path: TABLE.into(), line, what, mend }
 }
 
-/// The row's name and its tests.
-fn row_of(line: &str) -> Option<(&str, &str)> {
-    let mut cells = line.strip_prefix("| ")?.strip_suffix(" |")?.split(" | ");
-    let (row, _, tests) = (cells.next()?, cells.next()?, cells.next()?);
-    let (family, number) = row.split_once('-')?;
-    let is_row = !family.is_empty()
-        && family.bytes().all(|byte| byte.is_ascii_uppercase())
+/// The row in a line of the table.
+fn row_of(line: &str) -> Option<Row<'_>> {
+    let mut cells = line.strip_prefix("| ")?.strip_suffix('|')?.split('|').map(str::trim);
+    let name = cells.next()?;
+    let (group, number) = name.rsplit_once('-')?;
+    let is_row = group.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-')
+        && group.bytes().any(|byte| byte != b'-')
+        && !number.is_empty()
         && number.bytes().all(|byte| byte.is_ascii_digit());
-    is_row.then_some((row, tests))
+    if !is_row {
+        return None;
+    }
+    let [level, by, _, shown] = [(); 4].map(|()| cells.next().unwrap_or_default());
+    let said = |why: &str| !why.trim().is_empty();
+    let shown = match (shown.strip_prefix("does not apply:"), shown.strip_prefix("not yet:")) {
+        (Some(why), _) if said(why) => Shown::DoesNotApply,
+        (_, Some(what)) if said(what) => Shown::NotYet,
+        (None, None) if said(shown) => Shown::By(shown),
+        _ => Shown::Unsaid,
+    };
+    Some(Row { name, level, by, shown })
+}
+
+fn group_of(row: &str) -> &str {
+    row.rsplit_once('-').map_or(row, |(group, _)| group)
 }
 
 fn exists(root: &Path, files: &[File], test: &str) -> bool {
@@ -88,22 +239,62 @@ mod tests {
 
     #[test]
     fn a_row_that_names_no_test_or_stands_twice_is_found() {
-        let all =
-            found("| VQR-01 | x | a.rs::idle |\n| VQR-02 | x | a.rs::real |\n| VQR-02 | x | b |\n");
+        let all = found(
+            "| VQR-01 | M | D | x | a.rs::idle |\n| VQR-02 | M | D | x | a.rs::real |\n\
+             | VQR-02 | M | D | x | b |\n| VQR-03 | MN | D | x | |\n\
+             | VQR-04 | M | D | x | does not apply: |\n| VQR-05 | M | D | x | not yet: |\n",
+        );
         assert!(all.contains(&"VQR-01: there is no `a.rs::idle`".into()), "{all:?}");
         assert!(all.contains(&"VQR-02 stands twice".into()));
         assert!(all.contains(&"VQR-02: there is no `b`".into()));
         assert!(!all.iter().any(|what| what.contains("real")));
+        for row in ["VQR-03", "VQR-04", "VQR-05"] {
+            assert!(all.contains(&format!("{row}: there is no ``")), "{row}: {all:?}");
+        }
     }
 
     #[test]
     fn a_missing_row_and_an_invented_one_are_found() {
-        let all = found("| VQR-01 | x | a.rs::real |\n| VQR-77 | x | a.rs::real |\n");
+        let all = found(
+            "| VQR-01 | M | D | x | a.rs::real |\n| VQR-77 | M | D | x | a.rs::real |\n\
+             | NET-CTRL-RX-20 | S | D | x | a.rs::real |\n",
+        );
         assert!(all.contains(&"VQR-77 is no requirement".into()));
+        assert!(all.contains(&"NET-CTRL-RX-20 is no requirement".into()));
         assert!(all.contains(&"PKD-29 is missing".into()));
+        assert!(all.contains(&"NET-CTRL-RX-19 is missing".into()));
         assert!(!all.contains(&"VQR-01 is missing".into()));
         let mut findings = Vec::new();
         check(Path::new("/nowhere"), &[], &mut findings);
         assert_eq!(findings.len(), 1, "no table at all");
+    }
+
+    #[test]
+    fn a_row_has_a_level_and_somebody_whom_it_binds() {
+        let all = found("| VQR-01 | MUST | D | x | a.rs::real |\n| VQR-02 | M | X | x | a |\n");
+        assert!(all.contains(&"VQR-01: `MUST` is no level".into()), "{all:?}");
+        assert!(all.contains(&"VQR-02: `X` binds nobody".into()));
+    }
+
+    #[test]
+    fn the_number_of_rows_that_are_not_yet_is_exactly_what_is_allowed() {
+        let rows = |count| "| VQR-01 | M | D | x | not yet: y |\n".repeat(count);
+        let told = |count| found(&rows(count)).iter().any(|what| what.contains("are allowed"));
+        assert_eq!([NOT_YET, NOT_YET + 1, NOT_YET - 1].map(told), [false, true, true]);
+    }
+
+    #[test]
+    fn what_is_shown_is_counted_by_group_and_level() {
+        let rows = "| VQR-01 | M | D | x | a |\n| VQR-02 | MN | D | x | not yet: y |\n\
+                    | VQR-03 | MAY | D | x | does not apply: z |\n| SPL-01 | S | D | x | a |\n";
+        let text = coverage(&[file(TABLE, rows)]);
+        let words = |start: &str| {
+            let line = text.lines().find(|line| line.starts_with(start)).unwrap();
+            line.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(words("VQR"), "VQR 1 of 2 0 of 0 1 1");
+        assert_eq!(words("SPL"), "SPL 0 of 0 1 of 1 0 0");
+        assert_eq!(words("all"), "all 1 of 2 1 of 1 1 1");
+        assert!(text.ends_with("not yet: y |"));
     }
 }

@@ -4,7 +4,7 @@
 //!   every file      words        no paths of somebody's machine, no numbers of tickets
 //!   Rust files      style        sizes, names, first lines, reasons, unsafe, ignored tests
 //!   documents       links        the files they name are there
-//!   the table of     conformance  every requirement of a family has a test that is there
+//!   the table of     conformance  every requirement of a group has a test that is there
 //!     requirements
 //!   manifests       arrows       which crate may use which, lints switched on
 //! ```
@@ -68,6 +68,13 @@ pub(crate) fn run() -> Result {
         0 => Ok(()),
         count => Err(format!("tidy found {count} things to mend")),
     }
+}
+
+/// Prints how many requirements of each group are shown, and which are not yet.
+pub(crate) fn conformance() -> Result {
+    let root = shell::root();
+    println!("{}", conformance::coverage(&read_tree(&root)?));
+    Ok(())
 }
 
 /// Every broken rule of the tree.
