@@ -25,6 +25,7 @@ use vionet_endpoint::{PortConfig, Switch};
 use vionet_frame::header::NetHeader;
 use vionet_queue::Cursor;
 use vionet_spec::feature::{Feature, FeatureBits};
+use vionet_spec::net::HDR_F_DATA_VALID;
 use vionet_testkit::{Arrangement, Buffer, GuestRam, SplitDriver};
 
 const RX: QueueIndex = QueueIndex(0);
@@ -299,6 +300,24 @@ fn a_large_frame_goes_whole_to_who_takes_it_and_cut_to_who_does_not() {
 }
 
 /// Both checksums are right, by somebody else's arithmetic.
+/// NET-TX-03: of what a guest says to be valid, or says nothing of, nobody else is told that it is.
+#[test]
+fn a_checksum_that_the_sender_calls_valid_is_not_called_so_to_the_receiver() {
+    let switch = Switch::new("lan");
+    let features = [Feature::CSUM, Feature::GUEST_CSUM];
+    let mut guests = [1, 2].map(|last| Guest::new(&switch, last, false, &features));
+    let [one, two] = &mut guests;
+    two.post(4);
+    let mut wrong = tcp(100).1;
+    wrong[50] ^= 0x55;
+    for flags in [0, HDR_F_DATA_VALID] {
+        one.send(&NetHeader { flags, ..NetHeader::default() }, &wrong);
+        let received = two.received();
+        assert_eq!(received.len(), 1);
+        assert_eq!((received[0].0.flags, &received[0].1), (0, &wrong));
+    }
+}
+
 fn assert_good(frame: &[u8]) {
     let parsed = etherparse::PacketHeaders::from_ethernet_slice(frame).unwrap();
     let (Some(etherparse::NetHeaders::Ipv4(ip, _)), Some(transport)) =
