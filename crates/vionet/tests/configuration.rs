@@ -1,6 +1,8 @@
 //! The configuration space and the order of queues, as drivers of any choice of features see them.
 #![allow(
+    clippy::arithmetic_side_effects,
     clippy::as_conversions,
+    clippy::cast_possible_truncation,
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::indexing_slicing,
