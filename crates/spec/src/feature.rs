@@ -324,7 +324,8 @@ mod tests {
     fn every_dependency_of_the_standard_is_asked_for() {
         use Feature as F;
         let [tso, guest_tso] = [[F::HOST_TSO4, F::HOST_TSO6], [F::GUEST_TSO4, F::GUEST_TSO6]];
-        let rows: &[(&str, &[Feature], &[&[Feature]])] = &[
+        type Row<'a> = (&'a str, &'a [Feature], &'a [&'a [Feature]]);
+        let rows: &[Row<'_>] = &[
             (
                 "NET-DEP-01",
                 &[F::GUEST_TSO4, F::GUEST_TSO6, F::GUEST_UFO, F::GUEST_USO4, F::GUEST_USO6],

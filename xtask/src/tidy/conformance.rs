@@ -65,60 +65,36 @@ enum Shown<'a> {
     Unsaid,
 }
 
-/// How far a group is: rows that must be kept, apply and are shown, of so many, and all others.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-struct Count {
-    musts: [usize; 2],
-    others: [usize; 2],
-    not_yet: usize,
-    not_ours: usize,
-}
-
-impl Count {
-    fn add(&mut self, row: &Row<'_>) {
-        let [shown, all] =
-            if matches!(row.level, "M" | "MN") { &mut self.musts } else { &mut self.others };
-        match row.shown {
-            Shown::DoesNotApply => return self.not_ours += 1,
-            Shown::NotYet => self.not_yet += 1,
-            Shown::By(_) => *shown += 1,
-            Shown::Unsaid => {}
-        }
-        *all += 1;
-    }
-
-    fn sum(self, other: Self) -> Self {
-        let both = |one: [usize; 2], two: [usize; 2]| [one[0] + two[0], one[1] + two[1]];
-        Self {
-            musts: both(self.musts, other.musts),
-            others: both(self.others, other.others),
-            not_yet: self.not_yet + other.not_yet,
-            not_ours: self.not_ours + other.not_ours,
-        }
-    }
-
-    fn line(&self, group: &str) -> String {
-        let Self { musts: [must, musts], others: [other, others], not_yet, not_ours } = self;
-        let shown = format!("{must:>4} of {musts:<4} {other:>4} of {others:<4}");
-        format!("{group:<14} {shown} {not_yet:>7} {not_ours:>14}")
-    }
-}
-
 /// What is shown, group by group, and which rows are not yet.
 pub(super) fn coverage(files: &[File]) -> String {
     let table = files.iter().find(|file| file.path == TABLE).map_or("", |file| &file.text);
-    let mut counts = BTreeMap::<&str, Count>::new();
-    for row in table.lines().filter_map(row_of) {
-        counts.entry(group_of(row.name)).or_default().add(&row);
-    }
+    let rows: Vec<Row<'_>> = table.lines().filter_map(row_of).collect();
     let mut lines =
         vec!["group             MUST shown  others shown  not yet  does not apply".into()];
-    let known = GROUPS.iter().map(|(group, _)| (*group, counts.get(group).copied()));
-    lines.extend(known.map(|(group, count)| count.unwrap_or_default().line(group)));
-    lines.push(counts.into_values().fold(Count::default(), Count::sum).line("all"));
+    lines.extend(GROUPS.iter().map(|(group, _)| {
+        let is_of = |row: &&Row<'_>| row.name.rsplit_once('-').is_some_and(|of| of.0 == *group);
+        line(group, &rows.iter().filter(is_of).collect::<Vec<_>>())
+    }));
+    lines.push(line("all", &rows.iter().collect::<Vec<_>>()));
     let is_open = |line: &&str| row_of(line).is_some_and(|row| matches!(row.shown, Shown::NotYet));
     lines.extend(table.lines().filter(is_open).map(str::to_owned));
     lines.join("\n")
+}
+
+/// How many of the rows that apply are shown, those that must be kept by themselves.
+fn line(group: &str, rows: &[&Row<'_>]) -> String {
+    let count = |is: &dyn Fn(&Row<'_>) -> bool| rows.iter().filter(|row| is(row)).count();
+    let is_must = |row: &Row<'_>| matches!(row.level, "M" | "MN");
+    let is_ours = |row: &Row<'_>| !matches!(row.shown, Shown::DoesNotApply);
+    let is_shown = |row: &Row<'_>| matches!(row.shown, Shown::By(_));
+    let [musts, others] = [true, false].map(|must| {
+        let shown = count(&|row| is_must(row) == must && is_shown(row));
+        let all = count(&|row| is_must(row) == must && is_ours(row));
+        format!("{shown:>4} of {all:<4}")
+    });
+    let not_yet = count(&|row| matches!(row.shown, Shown::NotYet));
+    let not_ours = count(&|row| !is_ours(row));
+    format!("{group:<14} {musts} {others} {not_yet:>7} {not_ours:>14}")
 }
 
 pub(super) fn check(root: &Path, files: &[File], findings: &mut Vec<Finding>) {
@@ -126,14 +102,12 @@ pub(super) fn check(root: &Path, files: &[File], findings: &mut Vec<Finding>) {
         return findings.push(finding(1, "is not there".into(), "write it"));
     };
     let mut seen = BTreeMap::new();
-    let mut not_yet = 0;
     for (number, line) in (1_usize..).zip(table.text.lines()) {
         let Some(row) = row_of(line) else { continue };
         if seen.insert(row.name.to_owned(), number).is_some() {
             let what = format!("{} stands twice", row.name);
             findings.push(finding(number, what, "keep one of them"));
         }
-        not_yet += usize::from(matches!(row.shown, Shown::NotYet));
         findings.extend(
             wrong(root, files, &row)
                 .map(|(what, mend)| finding(number, format!("{}: {what}", row.name), mend)),
@@ -151,6 +125,8 @@ pub(super) fn check(root: &Path, files: &[File], findings: &mut Vec<Finding>) {
     for (row, number) in seen {
         findings.push(finding(number, format!("{row} is no requirement"), "drop the row"));
     }
+    let rows = table.text.lines().filter_map(row_of);
+    let not_yet = rows.filter(|row| matches!(row.shown, Shown::NotYet)).count();
     if not_yet != NOT_YET {
         let what = format!("{not_yet} rows say `not yet`, and {NOT_YET} are allowed");
         findings.push(finding(1, what, "show them, and lower the number in xtask's checker"));
@@ -203,10 +179,6 @@ fn row_of(line: &str) -> Option<Row<'_>> {
         _ => Shown::Unsaid,
     };
     Some(Row { name, level, by, shown })
-}
-
-fn group_of(row: &str) -> &str {
-    row.rsplit_once('-').map_or(row, |(group, _)| group)
 }
 
 fn exists(root: &Path, files: &[File], test: &str) -> bool {
