@@ -427,6 +427,8 @@ impl Nic {
     }
 
     fn negotiate(&mut self, bits: FeatureBits) -> Result<(), OpError> {
+        // A machine that was paused says the same again: flows and commands live on. What ends
+        // with a driver is ended by a reset.
         if self.negotiated.is_some_and(|agreed| agreed.bits() == bits) {
             return Ok(());
         }

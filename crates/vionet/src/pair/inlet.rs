@@ -198,7 +198,9 @@ impl Inlet {
         self.late.store(0, Ordering::Release);
     }
 
-    fn is_open(&self) -> bool {
+    /// Whether frames can be delivered now.
+    #[inline]
+    pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
 

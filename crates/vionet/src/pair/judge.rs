@@ -75,7 +75,14 @@ impl Judge {
     }
 
     /// Judges the frame that begins with `head`, which came by pair `here`.
-    pub(crate) fn look(&self, head: &[u8], here: PairIndex) -> Result<Verdict, DropReason> {
+    /// A pair to which frames can go `is_ready`; others are passed over where the flow decides
+    /// (NET-CTRL-MQ-07).
+    pub(crate) fn look(
+        &self,
+        head: &[u8],
+        here: PairIndex,
+        is_ready: impl Fn(u16) -> bool,
+    ) -> Result<Verdict, DropReason> {
         if let Some(guard) = &self.guard {
             guard.receive(head)?;
         }
@@ -85,8 +92,8 @@ impl Judge {
             Steering::AsItCame => here,
             Steering::Table(table) => PairIndex(table.queue_of(hash)),
             Steering::Flow(flows, pairs) => {
-                let pair = flows.queue_of(head, *pairs, |_| true);
-                PairIndex(pair.ok_or(DropReason::NoBuffer)?)
+                let pair = flows.queue_of(head, *pairs, is_ready);
+                PairIndex(pair.ok_or(DropReason::QueueDown)?)
             }
         };
         Ok(Verdict { hash, pair })

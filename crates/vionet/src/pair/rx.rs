@@ -478,7 +478,9 @@ impl<'a> GuestSink<'a> {
 
     /// Whether the guest is told that the checksum is good.
     fn says_valid(&self, header: &RxHeader) -> bool {
-        header.validated && header.request.csum.is_none() && !self.plan.receive.is_empty()
+        header.validated
+            && header.request.csum.is_none()
+            && self.plan.receive.contains(Offloads::CSUM)
     }
 
     /// Counts a frame about which there was something to say.

@@ -291,7 +291,13 @@ impl JudgedSink<'_> {
         if self.budget == 0 {
             return Err(Refused::Full);
         }
-        self.judge.look(head, self.here).map_err(|reason| {
+        #[cfg(feature = "std")]
+        let siblings = self.siblings;
+        #[cfg(feature = "std")]
+        let is_ready = |pair| siblings.get(usize::from(pair)).is_some_and(|inlet| inlet.is_open());
+        #[cfg(not(feature = "std"))]
+        let is_ready = |_| true;
+        self.judge.look(head, self.here, is_ready).map_err(|reason| {
             self.dropped(reason);
             Refused::Dropped
         })
