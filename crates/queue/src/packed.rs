@@ -120,6 +120,10 @@ impl PackedRing {
         Ok(ring)
     }
 
+    pub(crate) fn has_event_idx(&self) -> bool {
+        self.event_idx
+    }
+
     pub(crate) fn size(&self) -> u16 {
         self.size
     }

@@ -163,6 +163,15 @@ impl Queue {
         }
     }
 
+    /// Whether the driver asks for an interrupt by a position (EVENT_IDX), once for each.
+    #[must_use]
+    pub fn has_event_idx(&self) -> bool {
+        match &self.ring {
+            Ring::Split(ring) => ring.has_event_idx(),
+            Ring::Packed(ring) => ring.has_event_idx(),
+        }
+    }
+
     /// The queue's position: the next chain to take, and what the driver has seen used.
     #[must_use]
     pub fn cursor(&self) -> Cursor {

@@ -100,6 +100,10 @@ impl SplitRing {
         Ok(ring)
     }
 
+    pub(crate) fn has_event_idx(&self) -> bool {
+        self.event_idx
+    }
+
     pub(crate) fn size(&self) -> u16 {
         self.size
     }

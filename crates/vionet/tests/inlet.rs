@@ -137,3 +137,16 @@ fn a_rule_broken_under_anothers_delivery_is_told_once_by_the_pair_itself() {
     assert_eq!(step.fault, None);
     assert!(matches!(step.next, Next::Wait(_)));
 }
+
+#[test]
+fn a_rule_broken_under_anothers_delivery_is_told_also_after_the_lane_was_called_home() {
+    let (mut bench, inlet) = with_inlet();
+    let readable = Buffer::readable(bench::FRAMES, 64);
+    bench.rx.post(&[readable], Arrangement::Direct).unwrap();
+    bench.rx.expose();
+    assert!(push(&inlet, &[frame(60)]).1[0].is_err());
+    bench.apply(Op::Rewire(vionet::PairIndex(0))).unwrap();
+    let fault = bench.step().fault.expect("a fault");
+    assert_eq!((fault.queue, fault.fault), (RX, Fault::ReadableInReceive));
+    assert_eq!(bench.step().fault, None);
+}

@@ -78,13 +78,14 @@ impl Nic {
         if let Command::ReadStatistics(entries) = self.command()? {
             return self.source(|source| source.check(entries));
         }
+        let control_index = self.control_index();
         let Self { control, negotiated, state, queues, pairs, .. } = self;
         let agreed = negotiated.as_ref().ok_or(Refused::Unknown)?;
         let request = control.as_ref().and_then(|control| control.request());
         let command = Command::decode(request.ok_or(Refused::Malformed)?, agreed.bits())?;
         let enabled = |index: QueueIndex| {
             let on = queues.get(index.slot()).is_some_and(|slot| slot.enabled);
-            on && pairs.get(index.pair().slot()).is_some()
+            on && control_index.is_some_and(|control| index < control)
         };
         let count = u16::try_from(pairs.len()).unwrap_or(u16::MAX);
         state.obey(command, &World { agreed, pairs: count, is_live: &enabled })

@@ -277,6 +277,10 @@ impl Nic {
         }
         let touched = match &op {
             Op::Negotiate(_) | Op::Memory(_) | Op::SetConfigInterrupt(_) => None,
+            // Every pair has to know over how many frames are spread.
+            Op::EnableQueue(..) if self.flows.is_some() => {
+                return self.recall(|_| true, Job::Op(op), effects);
+            }
             Op::StartQueue { index, .. }
             | Op::StopQueue(index)
             | Op::EnableQueue(index, _)
@@ -387,7 +391,7 @@ impl Nic {
             }
             Op::StopQueue(index) => self.stop_queue(index),
             Op::EnableQueue(index, enabled) => self.enable_queue(index, enabled, effects),
-            Op::SetInterrupt(index, interrupt) => self.set_interrupt(index, interrupt),
+            Op::SetInterrupt(index, interrupt) => self.set_interrupt(index, interrupt, effects),
             Op::SetConfigInterrupt(interrupt) => {
                 self.config_interrupt = interrupt;
                 Ok(())
@@ -443,6 +447,9 @@ impl Nic {
         for slot in &mut self.pairs {
             slot.place = Place::Closed;
         }
+        #[cfg(feature = "std")]
+        self.inlets.clear();
+        self.flows = None;
         Ok(())
     }
 

@@ -113,6 +113,7 @@ impl Nic {
             Some(QueueRole::Control) | None => {}
         }
         if self.spread() != before {
+            self.configure_pairs();
             self.adapt_endpoint(effects);
         }
         Ok(())
@@ -137,6 +138,7 @@ impl Nic {
         &mut self,
         index: QueueIndex,
         interrupt: Option<Arc<dyn Interrupt>>,
+        effects: &mut Effects,
     ) -> Result<(), OpError> {
         self.slot(index)?.interrupt.clone_from(&interrupt);
         match self.role(index) {
@@ -149,6 +151,10 @@ impl Nic {
                 if let Some(lane) = self.home(pair).and_then(|pair| pair.tx.as_mut()) {
                     lane.set_interrupt(interrupt);
                 }
+            }
+            // As for a lane: an answer may have been told to the old one only (VU-MSG-05).
+            Some(QueueRole::Control) if self.control.is_some() => {
+                interrupt.into_iter().for_each(|new| effects.push(Effect::Interrupt(new)));
             }
             Some(QueueRole::Control) | None => {}
         }

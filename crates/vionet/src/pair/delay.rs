@@ -78,7 +78,7 @@ impl Delay {
     }
 
     /// The driver is interrupted.
-    fn done(&mut self) {
+    pub(super) fn done(&mut self) {
         (self.frames, self.due) = (0, None);
     }
 }

@@ -20,7 +20,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use rustix::event::{EventfdFlags, eventfd};
 use vionet_queue::{DeviceWrites, Fault};
@@ -71,6 +71,16 @@ pub(super) struct Lent {
     stats: Arc<PairStats>,
     fault: Option<Fault>,
     has_interrupt: bool,
+}
+
+/// A lane that comes home.
+pub(super) struct Returned {
+    pub(super) lane: Lane<DeviceWrites>,
+    pub(super) bench: Option<Bench>,
+    /// The rule that the driver has broken, if that is still to be told.
+    pub(super) fault: Option<Fault>,
+    /// The driver is to be interrupted.
+    pub(super) due: bool,
 }
 
 /// What the pair's own worker has to attend to.
@@ -126,12 +136,13 @@ impl Inlet {
     }
 
     /// Opens the door for frames that have been looked at; `None` when the guest has no live
-    /// receive queue. What was pushed is published when it is dropped.
-    pub(super) fn open(&self, now: Instant) -> Option<Opened<'_>> {
+    /// receive queue, or others are at it and this one may not wait. What was pushed is published
+    /// when it is dropped.
+    pub(super) fn open(&self, now: Instant, may_wait: bool) -> Option<Opened<'_>> {
         if !self.is_open() {
             return None;
         }
-        let mut place = self.lock();
+        let mut place = if may_wait { self.lock() } else { self.try_lock()? };
         let lent = place.as_mut().filter(|_| self.is_open())?;
         lent.lane.queue.disarm();
         Some(Opened { inlet: self, place, filled: Filled::default(), now })
@@ -141,6 +152,7 @@ impl Inlet {
     fn settle(&self, place: &mut Option<Lent>, filled: &Filled, now: Instant) {
         let Some(Lent { lane, stats, fault, has_interrupt, .. }) = place else { return };
         let stats = &stats.rx;
+        self.forget_raised(lane);
         if filled.worked {
             stats.batches.add(1);
             stats.batch_sizes.add(filled.frames);
@@ -179,12 +191,22 @@ impl Inlet {
         self.ring();
     }
 
-    /// The lane, and whether an interrupt is due; nobody delivers any more when this returns.
-    pub(super) fn take_back(&self) -> Option<(Lane<DeviceWrites>, Option<Bench>, bool)> {
+    /// The lane, and what is to be told; nobody delivers any more when this returns.
+    pub(super) fn take_back(&self) -> Option<Returned> {
         self.open.store(false, Ordering::SeqCst);
-        let Lent { lane, bench, .. } = self.lock().take()?;
+        let Lent { mut lane, bench, fault, .. } = self.lock().take()?;
+        self.forget_raised(&mut lane);
         self.late.store(0, Ordering::Release);
-        Some((lane, bench, self.due.swap(false, Ordering::AcqRel)))
+        Some(Returned { lane, bench, fault, due: self.due.swap(false, Ordering::AcqRel) })
+    }
+
+    /// An interrupt that was put off is over when the pair's worker has raised it.
+    fn forget_raised(&self, lane: &mut Lane<DeviceWrites>) {
+        if let Some(delay) = lane.delay.as_mut().filter(|delay| delay.due().is_some())
+            && self.late.load(Ordering::Acquire) == 0
+        {
+            delay.done();
+        }
     }
 
     /// When the driver is to be interrupted, where that is put off.
@@ -193,9 +215,9 @@ impl Inlet {
         (late != 0).then(|| Instant::from_nanos(late))
     }
 
-    /// It is interrupted now.
+    /// It is interrupted now: also for what was put off until now by others, which is seen here.
     pub(super) fn not_late_any_more(&self) {
-        self.late.store(0, Ordering::Release);
+        self.late.swap(0, Ordering::AcqRel);
     }
 
     /// Whether frames can be delivered now.
@@ -232,6 +254,14 @@ impl Inlet {
         self.news.store(true, Ordering::SeqCst);
     }
 
+    fn try_lock(&self) -> Option<MutexGuard<'_, Option<Lent>>> {
+        match self.lent.try_lock() {
+            Ok(place) => Some(place),
+            Err(TryLockError::Poisoned(place)) => Some(place.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Lent>> {
         // A sender that panicked has lost its own pair; the lane's state is whole between verbs.
         self.lent.lock().unwrap_or_else(PoisonError::into_inner)
@@ -244,9 +274,9 @@ impl Lent {
         bench: Option<Bench>,
         (pair, plan): (PairIndex, Plan),
         stats: Arc<PairStats>,
-        has_interrupt: bool,
+        (has_interrupt, fault): (bool, Option<Fault>),
     ) -> Self {
-        Self { lane, bench, pair, plan, stats, fault: None, has_interrupt }
+        Self { lane, bench, pair, plan, stats, fault, has_interrupt }
     }
 }
 

@@ -96,8 +96,16 @@ impl<D: Direction> Lane<D> {
     pub(super) fn publish(&mut self, frames: usize, now: Instant, stats: &LaneStats) {
         match self.queue.publish() {
             Published::Interrupt => self.interrupt(frames, now, stats),
+            Published::Quiet if self.is_asked_once() => self.interrupt(frames, now, stats),
             Published::Quiet => stats.suppressed.add(1),
         }
+    }
+
+    /// A driver that asks for an interrupt by a position has asked once for all frames that are
+    /// put off with it (NET-COAL-10).
+    #[inline]
+    fn is_asked_once(&self) -> bool {
+        self.delay.as_ref().is_some_and(|delay| delay.due().is_some()) && self.queue.has_event_idx()
     }
 
     /// Interrupts the driver for so many frames, now or later.
@@ -110,8 +118,10 @@ impl<D: Direction> Lane<D> {
         }
         self.owed = true;
         self.raise();
-        // One that its pair's worker has kept for itself is counted there.
-        stats.interrupts.add(u64::from(self.interrupt.is_some()));
+        // One that its pair's worker has kept for itself is counted there, and there alone.
+        if self.interrupt.is_some() {
+            stats.interrupts.add(1);
+        }
     }
 
     /// Latches a fault, once.

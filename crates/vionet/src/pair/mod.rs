@@ -34,9 +34,9 @@ use vionet_queue::{Armed, DeviceReads, DeviceWrites, Fault};
 
 pub(crate) use guarded::Guarded;
 #[cfg(feature = "std")]
-use inlet::Lent;
-#[cfg(feature = "std")]
 pub use inlet::{Delivery, Inlet};
+#[cfg(feature = "std")]
+use inlet::{Lent, Returned};
 pub(crate) use judge::{Judge, Steering};
 pub(crate) use lane::Lane;
 pub(crate) use lower::Lower;
@@ -165,6 +165,9 @@ pub struct QueuePair {
     /// The interrupt of a lane that is in the inlet.
     #[cfg(feature = "std")]
     kept: Option<Arc<dyn Interrupt>>,
+    /// A rule that was broken in the inlet, and not told when the lane was called home.
+    #[cfg(feature = "std")]
+    untold: Option<Fault>,
     /// The host side is gone: frames are dropped and counted.
     gone: bool,
     /// Remembers which pair each flow was last sent on, if frames are spread so.
@@ -197,6 +200,8 @@ impl QueuePair {
             inlet: endpoint.inlet(),
             #[cfg(feature = "std")]
             kept: None,
+            #[cfg(feature = "std")]
+            untold: None,
             endpoint,
             gone: false,
             flows: None,
@@ -246,7 +251,8 @@ impl QueuePair {
             self.kept = lane.interrupt.take();
             let bench = if self.is_delivered_to { self.bench.take() } else { None };
             let (what, stats) = ((self.index, self.plan), Arc::clone(&self.stats));
-            let lent = Lent::new(lane, bench, what, stats, self.kept.is_some());
+            let news = (self.kept.is_some(), self.untold.take());
+            let lent = Lent::new(lane, bench, what, stats, news);
             inlet.lend(lent, self.receives);
         }
     }
@@ -259,9 +265,10 @@ impl QueuePair {
 
     fn take_back(&mut self) {
         #[cfg(feature = "std")]
-        if let Some((mut lane, bench, due)) =
+        if let Some(Returned { mut lane, bench, fault, due }) =
             self.inlet.as_ref().and_then(|inlet| inlet.take_back())
         {
+            self.untold = fault;
             self.bench = bench.or(self.bench.take());
             lane.interrupt = self.kept.take();
             lane.owed = due;
@@ -306,7 +313,7 @@ impl QueuePair {
                 interrupt.raise();
                 self.stats.rx.interrupts.add(1);
             }
-            return news.fault;
+            return news.fault.or_else(|| self.untold.take());
         }
         None
     }

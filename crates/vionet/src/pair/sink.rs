@@ -315,8 +315,10 @@ impl JudgedSink<'_> {
         let Some(scratch) = self.scratch.take() else { return };
         match scratch.bytes().get(..size) {
             Some(frame) => {
-                // Room was there when the window was given.
-                let (Ok(()) | Err(_)) = self.push(header, frame);
+                // Where frames are spread, a window is no promise of room.
+                if self.push(header, frame) == Err(Refused::Full) {
+                    self.dropped(DropReason::NoBuffer);
+                }
             }
             None => self.dropped(DropReason::TooLong),
         }
@@ -377,7 +379,11 @@ impl JudgedSink<'_> {
             // One at a time is open: the one before is closed first.
             self.opened = None;
             let inlet = self.siblings.get(usize::from(pair.0));
-            self.opened = inlet.and_then(|inlet| inlet.open(self.now)).map(|open| (pair.0, open));
+            // Whoever delivers holds the inlet of `here`, and two that did so could wait for each
+            // other: one waits for pairs behind its own only.
+            let may_wait = self.own.is_none() || pair > self.here;
+            let open = inlet.and_then(|inlet| inlet.open(self.now, may_wait));
+            self.opened = open.map(|open| (pair.0, open));
         }
         let Some((_, opened)) = &mut self.opened else {
             self.stats.dropped(DropReason::QueueDown, 1);
