@@ -214,6 +214,23 @@ fn tunnel_offloads_are_switched_by_bits_of_their_own() {
 }
 
 #[test]
+fn a_driver_that_has_switched_checksums_off_is_told_of_none() {
+    let mut bench = started(ALL);
+    let validated = RxHeader { validated: true, ..RxHeader::default() };
+    let flags = |bench: &mut Bench| {
+        let at = bench.post(2048);
+        bench.deliver(&to(MAC), validated);
+        let _step = bench.step();
+        let used = bench.rx.collect();
+        bench.received(at, used[0].len).0.flags
+    };
+    assert_eq!(flags(&mut bench), 2, "DATA_VALID");
+    // TSO alone: without the checksum it has no use, and none of its frames comes.
+    assert_eq!(bench.command(&[&[5, 0][..], &(1_u64 << 7).to_le_bytes()].concat(), 0).0, OK);
+    assert_eq!(flags(&mut bench), 0, "NET-OFF-03, NET-RX-05");
+}
+
+#[test]
 fn the_driver_is_asked_to_announce_itself_until_it_says_that_it_has() {
     let mut bench = started(ALL);
     let status = |bench: &Bench| bench.nic.config_space()[6];

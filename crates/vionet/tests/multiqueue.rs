@@ -318,6 +318,16 @@ fn a_flow_is_received_on_the_pair_it_was_sent_on() {
 }
 
 #[test]
+fn a_flow_whose_queue_is_stopped_goes_to_another_pair() {
+    let mut bench = Bench::new(&[Feature::MQ], true);
+    assert_eq!(bench.set_pairs(PAIRS), OK);
+    assert!(bench.send(2, &udp(7, true)));
+    assert_eq!(bench.bring(0, &udp(7, false)), [2]);
+    bench.apply(Op::StopQueue(QueueIndex(4))).unwrap();
+    assert_eq!(bench.bring(0, &udp(7, false)), [3], "NET-CTRL-MQ-07");
+}
+
+#[test]
 fn while_every_receive_queue_is_stopped_frames_are_dropped() {
     let mut bench = Bench::new(&[Feature::MQ], true);
     assert_eq!(bench.set_pairs(PAIRS), OK);

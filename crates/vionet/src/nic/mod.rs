@@ -73,7 +73,8 @@ pub struct Nic {
     inlets: Vec<Arc<Inlet>>,
     /// Which pair each flow was last sent on; where the host side does not know.
     flows: Option<Arc<AutoSteer>>,
-    /// What makes flows' numbers unpredictable.
+    /// What makes flows' numbers unpredictable, where flows are remembered.
+    #[cfg_attr(not(feature = "std"), expect(dead_code, reason = "flows need threads"))]
     secret: u64,
     /// Commands that may still be obeyed in this operation.
     commands_left: u16,

@@ -47,6 +47,7 @@ pub use tx::{TxBatch, TxFrame};
 
 use crate::control::Coalescing;
 use crate::endpoint::{EndpointFault, EndpointQueue, Watch};
+#[cfg(feature = "std")]
 use crate::interrupt::Interrupt;
 use crate::negotiate::Plan;
 use crate::nic::{PairIndex, QueueIndex};
