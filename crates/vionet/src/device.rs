@@ -17,6 +17,7 @@ use crate::config::NicConfig;
 use crate::endpoint::{Endpoint, EndpointFault, Inlet, OpenError, OpenKind};
 use crate::negotiate::Negotiated;
 use crate::nic::{Effect, Effects, Nic, Op, OpError, PairIndex, QueueIndex, QueueRole};
+use crate::pair::Limits;
 use crate::run::{Herald, Kicks, Report, ReportBox, Seat, Workers, ring, silence};
 use crate::snapshot::Snapshot;
 use crate::stats::{ControlStats, PairStats};
@@ -90,6 +91,12 @@ impl Device {
     pub fn guarded(mut self, guard: Guard) -> Self {
         self.nic.set_guard(guard);
         self
+    }
+
+    /// The host's rate limits, if there are any.
+    #[must_use]
+    pub fn limits(&self) -> Option<&Limits> {
+        self.nic.limits()
     }
 
     /// What the host side is, as the user wrote it.

@@ -52,7 +52,7 @@ pub use endpoint::{Endpoint, EndpointQueue};
 pub use interrupt::Interrupt;
 pub use negotiate::{Negotiated, Offer, Plan, Refusal};
 pub use nic::{Effect, Effects, Nic, Op, OpError, PairIndex, QueueIndex, QueueRole};
-pub use pair::{Next, PairFault, QueuePair, Step};
+pub use pair::{Limits, Next, PairFault, QueuePair, Step};
 pub use snapshot::{COUNTERS, LaneSnapshot, PairSnapshot, Snapshot};
 pub use time::Instant;
 

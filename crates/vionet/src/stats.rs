@@ -208,9 +208,10 @@ pub struct LaneStats {
     pub segments: Counter,
     /// Their bytes.
     pub segment_bytes: Counter,
-    /// Frames held back by a rate limit.
+    /// Frames held back by a rate limit, each time they were (transmit); times the host side was
+    /// not asked for some (receive).
     pub limited: Counter,
-    /// Their bytes.
+    /// The bytes of the frames.
     pub limited_bytes: Counter,
     /// How many batches had how many frames.
     pub batch_sizes: Histogram,

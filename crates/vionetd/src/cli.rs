@@ -11,7 +11,7 @@ use vionet_user::policy::Allow;
 
 mod policy;
 
-pub use policy::{GuardRule, LeaseSpec, guard};
+pub use policy::{GuardRule, LeaseSpec, RateSpec, guard, limiter, limits};
 
 /// Network devices for virtual machines, over vhost-user, without root.
 #[derive(Debug, Parser)]
@@ -114,6 +114,12 @@ pub struct NicArgs {
     /// Refuse what the guest may not send: mac, arp, nd, dhcp, ra, ip=ADDR[/LEN], vlan=ID, others
     #[arg(long, value_name = "RULE", value_delimiter = ',')]
     pub guard: Vec<GuardRule>,
+    /// What the guest may send in a second: bits, as 100M, or frames, as 20kpps
+    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    pub limit_tx: Vec<RateSpec>,
+    /// What the guest gets in a second
+    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    pub limit_rx: Vec<RateSpec>,
     /// On a tap or switch: lease this address to the guest by DHCP
     #[arg(long, value_name = "ADDR/LEN[@ROUTER]")]
     pub lease: Option<LeaseSpec>,
@@ -185,6 +191,8 @@ Examples:
       the guest gets this address and cannot speak for another: --guard mac for frames,
       arp and nd for who has an address, dhcp and ra for servers and routers, ip=ADDR[/LEN]
       for packets, vlan=ID (or none) for tags; others lets in protocols that no rule knows
+  vionet serve --socket-path vm0.sock --limit-tx 100M,20kpps --limit-rx 1G
+      the guest sends at most so many bits and frames a second, and gets so many bits
   vionet serve --nic socket-path=a.sock,endpoint=switch:lan \\
                --nic socket-path=b.sock,endpoint=switch:lan
       two guests on one switch; a key given twice counts twice, as in
@@ -379,6 +387,16 @@ pub enum Change {
         /// The link.
         state: LinkState,
     },
+    /// Limit what a guest sends (tx) or gets (rx) in a second, from now on
+    SetLimit {
+        /// The device, by the name that `vionet inspect` shows: its socket
+        nic: String,
+        /// The direction, as the guest sees it.
+        direction: Direction,
+        /// Bits, as 100M, or frames, as 20kpps; nothing for no limit
+        #[arg(value_delimiter = ',')]
+        rates: Vec<String>,
+    },
     /// Have a guest's address made known to its network, as after moving it
     Announce {
         /// The device, by the name that `vionet inspect` shows: its socket
@@ -393,7 +411,29 @@ impl Change {
         match self {
             Self::SetLink { nic, state: LinkState::Up } => format!("set-link {nic} up"),
             Self::SetLink { nic, state: LinkState::Down } => format!("set-link {nic} down"),
+            Self::SetLimit { nic, direction, rates } => {
+                let rates = if rates.is_empty() { "none".into() } else { rates.join(",") };
+                format!("set-limit {nic} {} {rates}", direction.word())
+            }
             Self::Announce { nic } => format!("announce {nic}"),
+        }
+    }
+}
+
+/// A direction, as the guest sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Direction {
+    /// What the guest sends.
+    Tx,
+    /// What the guest gets.
+    Rx,
+}
+
+impl Direction {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Tx => "tx",
+            Self::Rx => "rx",
         }
     }
 }
@@ -540,11 +580,12 @@ mod tests {
         assert_eq!((nic.isolated, nic.mtu), (true, Some(9000)));
         assert_eq!(nic.tcp_ports, ["1", "2"]);
         let NicSpec(nic) = "fd=3,queues=4,speed=1000,lock-mac,guard=mac,guard=ip=10.1.0.0/24,\
-                            lease=10.1.0.5/24@10.1.0.1"
+                            lease=10.1.0.5/24@10.1.0.1,limit-tx=8M,limit-tx=9pps"
             .parse()
             .unwrap();
         assert_eq!((nic.queues, nic.speed, nic.lock_mac), (4, Some(1000), true));
         assert_eq!(nic.guard, ["mac", "ip=10.1.0.0/24"].map(|rule| rule.parse().unwrap()));
+        assert_eq!(nic.limit_tx, [RateSpec::Bytes(1_000_000), RateSpec::Frames(9)]);
         assert_eq!(nic.lease, Some("10.1.0.5/24@10.1.0.1".parse().unwrap()));
         for bad in ["queues=0", "queues=129", "speed=2147483648", "guard=all", "lease=x"] {
             assert!(format!("fd=3,{bad}").parse::<NicSpec>().is_err(), "{bad}");

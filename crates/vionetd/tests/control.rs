@@ -112,6 +112,29 @@ fn a_link_goes_down_and_up_and_a_name_that_is_none_is_refused() {
 }
 
 #[test]
+fn a_limit_comes_and_goes_under_way() {
+    let (server, control) = start("limit", &["endpoint=echo,limit-rx=1G"]);
+    let path = control.display().to_string();
+    let name = server.socket(0).display().to_string();
+    let change = |words: &[&str]| vionet(&[&["control", "--control", &path], words].concat());
+    let held = || inspect(&control)["nics"][0]["pairs"][0]["transmit"]["limited"].as_u64().unwrap();
+    let mut nic = Nic::attach(&server.socket(0)).unwrap();
+    assert!(echo(&mut nic) && held() == 0);
+    // One byte in a second: the first frame takes a minute's.
+    change(&["set-limit", &name, "tx", "8"]).unwrap();
+    assert!(echo(&mut nic));
+    assert!(!echo(&mut nic) && held() > 0);
+    change(&["set-limit", &name, "tx"]).unwrap();
+    assert!(echo(&mut nic), "what was held back has gone");
+    for bad in [&["set-limit", &name, "tx", "much"][..], &["set-limit", "nobody", "rx", "1G"]] {
+        let refused = change(bad).unwrap_err();
+        assert!(refused.contains("100M") || refused.contains("nobody"), "{refused}");
+    }
+    drop(nic);
+    server.end();
+}
+
+#[test]
 fn a_device_that_has_ended_does_not_hide_the_others() {
     let (server, control) = start("ended", &["endpoint=null,one-off", "endpoint=null"]);
     drop(Nic::attach(&server.socket(0)).unwrap());

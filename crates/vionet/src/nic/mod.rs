@@ -16,6 +16,7 @@
 //! right here, a command an operation.
 
 mod commands;
+mod configure;
 mod op;
 mod queues;
 mod slot;
@@ -37,12 +38,12 @@ use slot::{PairSlot, Place, QueueSlot};
 
 use crate::config::{ConfigSpace, NicConfig, PAIRS_MAX};
 use crate::control::{ControlLane, ControlState};
-use crate::endpoint::{Capabilities, EndpointQueue, OpenError, Settings};
+use crate::endpoint::{Capabilities, EndpointQueue, OpenError};
 use crate::interrupt::Interrupt;
 use crate::negotiate::{Negotiated, Offer};
 #[cfg(feature = "std")]
 use crate::pair::Inlet;
-use crate::pair::{Bench, Guarded, Judge, Lower, PairConfig, QueuePair, Steering};
+use crate::pair::{Guarded, Limits, Lower, QueuePair};
 use crate::stats::{ControlStats, PairStats};
 
 /// What waits for pairs to come home, or for the endpoint to open.
@@ -68,6 +69,8 @@ pub struct Nic {
     state: ControlState,
     /// Policy of the host about what the guest may send and get.
     guard: Option<Arc<Guard>>,
+    /// Rate limits of the host.
+    limits: Option<Limits>,
     /// Where the pairs deliver to each other, when they do; made outside.
     #[cfg(feature = "std")]
     inlets: Vec<Arc<Inlet>>,
@@ -106,6 +109,7 @@ impl Nic {
             control: None,
             state: ControlState::new(&config),
             guard: None,
+            limits: None,
             #[cfg(feature = "std")]
             inlets: Vec::new(),
             flows: None,
@@ -138,6 +142,12 @@ impl Nic {
             self.offer = self.offer.without(Feature::CTRL_MAC_ADDR);
         }
         self.guard = Some(Arc::new(guard));
+    }
+
+    /// The host's rate limits, if there are any.
+    #[must_use]
+    pub fn limits(&self) -> Option<&Limits> {
+        self.limits.as_ref()
     }
 
     /// The same with a random number, which makes it unpredictable where unknown flows go.
@@ -289,7 +299,9 @@ impl Nic {
             Op::Rewire(pair) => Some(*pair),
             Op::Commands => return self.begin_commands(effects),
             Op::Announce(_) => Some(PairIndex(0)),
-            Op::SetLink(_) | Op::Reset => return self.recall(|_| true, Job::Op(op), effects),
+            Op::SetLink(_) | Op::SetLimits(_) | Op::Reset => {
+                return self.recall(|_| true, Job::Op(op), effects);
+            }
         };
         self.recall(|slot| Some(slot.index) == touched, Job::Op(op), effects);
     }
@@ -359,18 +371,6 @@ impl Nic {
         self.perform(job, effects);
     }
 
-    /// Where the host side delivers into the pairs itself, they pass on what is for others.
-    fn gather_inlets(&mut self) {
-        #[cfg(feature = "std")]
-        {
-            let own = self.pairs.iter_mut().filter_map(PairSlot::home).map(|pair| pair.own_inlet());
-            if let Some(own) = own.collect::<Option<Vec<_>>>().filter(|own| own.len() > 1) {
-                self.inlets = own;
-                self.flows = Some(Arc::new(AutoSteer::new(self.secret)));
-            }
-        }
-    }
-
     /// Performs a job; every pair it touches is at home.
     fn perform(&mut self, job: Job, effects: &mut Effects) {
         let op = match job {
@@ -400,6 +400,11 @@ impl Nic {
             Op::Rewire(_) | Op::Commands => Ok(()),
             Op::SetLink(up) => {
                 self.set_link(up, effects);
+                Ok(())
+            }
+            Op::SetLimits(limits) => {
+                self.limits = limits;
+                self.configure_pairs();
                 Ok(())
             }
             Op::Announce(mac) => {
@@ -454,60 +459,6 @@ impl Nic {
         Ok(())
     }
 
-    /// What the endpoint is to know of what was agreed.
-    fn settings(&self) -> Option<Settings> {
-        let plan = self.negotiated.as_ref()?.plan();
-        let receive = plan.receive.intersection(self.state.offloads);
-        Some(Settings {
-            transmit: plan.transmit.intersection(self.capabilities.transmit),
-            receive: receive.intersection(self.capabilities.receive),
-            pairs: self.config.pairs,
-            active: self.spread(),
-            spreads: self.config.pairs > 1 && self.negotiated.as_ref()?.bits().has(Feature::RSS),
-            mtu: plan.mtu,
-        })
-    }
-
-    /// Sets what the driver's commands and the host have decided in every pair at home.
-    fn configure_pairs(&mut self) {
-        let Some(agreed) = self.negotiated.as_ref() else { return };
-        let plan = self.state.plan(agreed.plan());
-        let judge = Arc::new(self.judge(agreed.bits()));
-        #[cfg(feature = "std")]
-        let siblings: Arc<[Arc<Inlet>]> = self.inlets.iter().cloned().collect();
-        let Self { pairs, state, link_up, .. } = self;
-        for slot in pairs {
-            let delays = state.coalescing_of(slot.index);
-            let in_use = slot.index.0 < state.pairs;
-            if let Some(pair) = slot.home() {
-                let bench = (!judge.is_idle()).then(|| {
-                    #[cfg(feature = "std")]
-                    return Bench::new(Arc::clone(&judge), Arc::clone(&siblings));
-                    #[cfg(not(feature = "std"))]
-                    Bench::new(Arc::clone(&judge))
-                });
-                let link_up = *link_up;
-                pair.configure(PairConfig { plan, link_up, in_use, delays, bench });
-            }
-        }
-    }
-
-    /// What is to be asked of every received frame.
-    fn judge(&self, agreed: FeatureBits) -> Judge {
-        let table = self.state.table().filter(|_| self.config.pairs > 1);
-        let hashes = agreed.has(Feature::HASH_REPORT) || table.is_some();
-        Judge {
-            guard: self.guard.clone(),
-            filter: self.state.filter().clone(),
-            hash: hashes.then(|| self.state.hash()),
-            steering: match (table, &self.flows) {
-                (Some(table), _) => Steering::Table(Box::new(table.clone())),
-                (None, Some(flows)) => Steering::Flow(Arc::clone(flows), self.spread()),
-                (None, None) => Steering::AsItCame,
-            },
-        }
-    }
-
     fn set_link(&mut self, up: bool, effects: &mut Effects) {
         if self.link_up != up {
             self.link_up = up;
@@ -558,6 +509,7 @@ impl Nic {
             control,
             state,
             guard: _,
+            limits: _,
             #[cfg(feature = "std")]
             inlets,
             flows,

@@ -12,7 +12,7 @@ use vionet_spec::feature::FeatureBits;
 use crate::endpoint::{OpenError, Settings};
 use crate::interrupt::Interrupt;
 use crate::negotiate::Refusal;
-use crate::pair::{PairFault, QueuePair};
+use crate::pair::{Limits, PairFault, QueuePair};
 
 /// A virtqueue of the device: receive queues are even, transmit queues odd, and the control queue
 /// comes behind them (VIRTIO 1.4 §5.1.2).
@@ -100,6 +100,9 @@ pub enum Op {
     Commands,
     /// The link is up, or down: the driver is told, and frames move only while it is up.
     SetLink(bool),
+    /// Hold the guest to these rates, or to none. They may be changed at any time without this,
+    /// too; this is for a limit where there was none.
+    SetLimits(Option<Limits>),
     /// Have the guest's addresses made known: the driver is asked to announce them if it can,
     /// and otherwise a RARP frame for this address is sent out.
     Announce([u8; 6]),

@@ -17,6 +17,7 @@ mod inlet;
 mod join;
 mod judge;
 mod lane;
+mod limited;
 mod lower;
 mod rarp;
 mod rx;
@@ -39,6 +40,8 @@ pub use inlet::{Delivery, Inlet};
 use inlet::{Lent, Returned};
 pub(crate) use judge::{Judge, Steering};
 pub(crate) use lane::Lane;
+pub(crate) use limited::Limited;
+pub use limited::Limits;
 pub(crate) use lower::Lower;
 pub use rx::Refused;
 pub(crate) use sink::Bench;
@@ -143,6 +146,7 @@ pub(crate) struct PairConfig {
     pub(crate) in_use: bool,
     /// Of the receive and of the transmit queue.
     pub(crate) delays: [Coalescing; 2],
+    pub(crate) limits: Option<Limits>,
     pub(crate) bench: Option<Bench>,
 }
 
@@ -171,10 +175,14 @@ pub struct QueuePair {
     untold: Option<Fault>,
     /// The host side is gone: frames are dropped and counted.
     gone: bool,
+    /// The host's rate limits, if there are any.
+    limits: Option<Box<Limited>>,
     /// Remembers which pair each flow was last sent on, if frames are spread so.
     flows: Option<Arc<AutoSteer>>,
     /// The link is up, and the driver uses the pair: frames may arrive.
     receives: bool,
+    /// The host side is asked for them: no limit has held it up in this step.
+    asks: bool,
     /// The link is up: frames may be sent.
     link_up: bool,
     stats: Arc<PairStats>,
@@ -205,8 +213,10 @@ impl QueuePair {
             untold: None,
             endpoint,
             gone: false,
+            limits: None,
             flows: None,
             receives: true,
+            asks: true,
             link_up: true,
             stats,
         }
@@ -229,10 +239,14 @@ impl QueuePair {
 
     /// What has been decided about the pair; at home only.
     pub(crate) fn configure(&mut self, config: PairConfig) {
-        let PairConfig { plan, link_up, in_use, delays, bench } = config;
+        let PairConfig { plan, link_up, in_use, delays, limits, bench } = config;
         (self.plan, self.link_up, self.receives) = (plan, link_up, link_up && in_use);
         self.flows = bench.as_ref().and_then(|bench| bench.judge.flows().cloned());
         self.bench = bench;
+        self.asks = self.receives;
+        let paid = self.limits.take().map(|limited| limited.paid());
+        let stats = &self.stats.rx;
+        self.limits = limits.map(|limits| Box::new(Limited::new(limits, paid, stats)));
         let [rx, tx] = delays;
         self.rx.iter_mut().for_each(|lane| lane.set_delay(rx));
         self.tx.iter_mut().for_each(|lane| lane.set_delay(tx));
@@ -368,6 +382,9 @@ impl QueuePair {
 
     #[inline]
     fn step(&mut self, now: Instant, idle: Idle) -> Step {
+        if let Some(limits) = &mut self.limits {
+            self.asks = limits.begin(now, &self.stats.rx) && self.receives;
+        }
         let tx = self.transmit(now, idle);
         // A step says one fault: after one, receiving waits for the next step.
         let rx = match tx.fault {
@@ -388,7 +405,10 @@ impl QueuePair {
             .find_map(|(fault, queue)| fault.map(|fault| PairFault { queue, fault }));
         let wish = self.endpoint.watch();
         // A full endpoint that waits for nothing has found room again while receiving.
-        let room_again = tx.stalled && !wish.writable && tx.host.is_none();
+        let room_again = tx.stalled
+            && !wish.writable
+            && tx.host.is_none()
+            && self.limits.as_ref().is_none_or(|limits| !limits.holds_transmit());
         let next = if tx.again || rx.again || room_again {
             Next::Again
         } else {
@@ -396,7 +416,8 @@ impl QueuePair {
             let failed = tx.host.is_some() || rx.host.is_some();
             let watch = if failed { Self::rest(watch, now) } else { watch };
             let untranslated = tx.untranslated || rx.untranslated;
-            Next::Wait(if untranslated { Self::ask_again(watch, now) } else { watch })
+            let watch = if untranslated { Self::ask_again(watch, now) } else { watch };
+            Next::Wait(watch)
         };
         let host = tx.host.or(rx.host);
         if host == Some(EndpointFault::Gone) {
@@ -407,11 +428,12 @@ impl QueuePair {
 
     fn watch(&self, wish: Watch, starved: bool) -> Watch {
         let lane = self.rx.as_ref().is_some_and(|lane| lane.is_live() && lane.enabled);
-        let receiving = self.receives && (lane || self.spreads());
+        let receiving = self.asks && (lane || self.spreads());
         let deadline = wish.deadline.filter(|_| receiving && !self.gone);
         let puts_off = self.rx.as_ref().is_some_and(|lane| lane.delay.is_some())
             || self.tx.as_ref().is_some_and(|lane| lane.delay.is_some())
-            || self.has_inlet();
+            || self.has_inlet()
+            || self.limits.is_some();
         Watch {
             // No poll of the host side while the guest has no room for what it would bring.
             readable: wish.readable && receiving && !starved && !self.gone,
@@ -420,7 +442,8 @@ impl QueuePair {
         }
     }
 
-    /// The first of `deadline` and the times at which interrupts are due that were put off.
+    /// The first of `deadline`, the times at which interrupts are due that were put off, and those
+    /// at which there is credit again.
     #[inline(never)]
     fn soonest(&self, deadline: Option<Instant>) -> Option<Instant> {
         #[cfg(feature = "std")]
@@ -428,8 +451,9 @@ impl QueuePair {
         #[cfg(not(feature = "std"))]
         let lent = None;
         let (rx, tx) = (self.rx.as_ref(), self.tx.as_ref());
+        let held = self.limits.as_ref().map_or([None; 2], |limits| limits.until());
         let all = [deadline, lent, rx.and_then(Lane::due), tx.and_then(Lane::due)];
-        all.into_iter().flatten().min()
+        all.into_iter().chain(held).flatten().min()
     }
 
     /// After a failure of the host side: look again in a while instead of at once, for ever.
@@ -467,7 +491,10 @@ impl QueuePair {
             if let Some(flows) = &self.flows {
                 judge::remember(flows, &batch, self.index);
             }
-            outcome.host = self.endpoint.transmit(&mut batch).err();
+            outcome.host = match &mut self.limits {
+                None => self.endpoint.transmit(&mut batch).err(),
+                Some(limits) => limits.transmit(&mut *self.endpoint, &mut batch, stats).err(),
+            };
             if outcome.host == Some(EndpointFault::Gone) {
                 batch.drop_rest(DropReason::EndpointGone);
             }
@@ -500,7 +527,7 @@ impl QueuePair {
         let usable = |lane: &&mut Lane<DeviceWrites>| lane.is_live() && lane.enabled;
         let stats = &self.stats.rx;
         let mut outcome = Outcome::default();
-        if self.gone || !self.receives {
+        if self.gone || !self.asks {
             return outcome;
         }
         let (here, plan) = (self.index, &self.plan);

@@ -1,8 +1,11 @@
-//! What a guest may send, and which address it is given: as written on the command line.
+//! What a guest may send, how fast, and which address it is given: as written on the command line.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
+use vionet::Limits;
+use vionet::limit::{Limit, Limiter, Rate};
 use vionet_frame::guard::{Guard, NetworkFault, Rule, Untagged};
 use vionet_frame::parse::Mac;
 use vionet_frame::vlan::{VlanId, VlanSet};
@@ -91,6 +94,58 @@ pub fn guard(rules: &[GuardRule], mac: Mac) -> Result<Option<Guard>, NetworkFaul
     Ok(Some(if tagged { guard.with_vlans(vlans, untagged) } else { guard }))
 }
 
+/// A rate: `100M` is in bits a second, `20kpps` in frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateSpec {
+    /// Bytes in a second.
+    Bytes(u64),
+    /// Frames in a second.
+    Frames(u64),
+}
+
+impl FromStr for RateSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (number, frames) = text.strip_suffix("pps").map_or((text, false), |rest| (rest, true));
+        let (digits, unit) = match number.strip_suffix(['k', 'K', 'M', 'G']) {
+            Some(digits) if number.ends_with('G') => (digits, 1_000_000_000),
+            Some(digits) if number.ends_with('M') => (digits, 1_000_000),
+            Some(digits) => (digits, 1000),
+            None => (number, 1),
+        };
+        let rate = digits.parse::<u64>().ok().and_then(|rate| rate.checked_mul(unit));
+        match rate {
+            Some(rate @ 1..) if frames => Ok(Self::Frames(rate)),
+            Some(rate @ 8..) if !frames => Ok(Self::Bytes(rate / 8)),
+            Some(_) | None => Err("take bits a second, as 100M or 2G, or frames, as 20kpps".into()),
+        }
+    }
+}
+
+/// The limits of these rates; of two of a kind, the last one counts.
+#[must_use]
+pub fn limiter(rates: &[RateSpec]) -> Limiter {
+    if rates.is_empty() {
+        return Limiter::default();
+    }
+    let limit = Limit::default();
+    for rate in rates {
+        match *rate {
+            RateSpec::Bytes(rate) => limit.set_bytes(Some(Rate::of(rate))),
+            RateSpec::Frames(rate) => limit.set_frames(Some(Rate::of(rate))),
+        }
+    }
+    Limiter::new([Arc::new(limit)])
+}
+
+/// The limits of both directions; none without rates.
+#[must_use]
+pub fn limits(transmit: &[RateSpec], receive: &[RateSpec]) -> Option<Limits> {
+    let limits = Limits { transmit: limiter(transmit), receive: limiter(receive) };
+    (!limits.is_open()).then_some(limits)
+}
+
 /// An address to lease, written `10.1.0.5/24` or, with a router, `10.1.0.5/24@10.1.0.1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseSpec {
@@ -163,6 +218,26 @@ mod tests {
             assert_eq!(Rule::ALL.map(|one| guard.has(one)), Rule::ALL.map(|one| one == rule));
         }
         assert!(guard(&rules(&["ip=10.0.0.1"; 17]), MAC).is_err());
+    }
+
+    #[test]
+    fn rates_are_read_and_nonsense_is_refused() {
+        for (text, rate) in [
+            ("8", RateSpec::Bytes(1)),
+            ("100M", RateSpec::Bytes(12_500_000)),
+            ("2G", RateSpec::Bytes(250_000_000)),
+            ("64k", RateSpec::Bytes(8000)),
+            ("20kpps", RateSpec::Frames(20_000)),
+            ("1pps", RateSpec::Frames(1)),
+        ] {
+            assert_eq!(text.parse(), Ok(rate), "{text}");
+        }
+        for bad in ["", "0", "7", "0pps", "pps", "-1M", "1.5M", "1T", "99999999999G", "M"] {
+            assert!(bad.parse::<RateSpec>().is_err(), "{bad}");
+        }
+        assert!(limits(&[], &[]).is_none());
+        let limits = limits(&[RateSpec::Frames(5)], &[]).unwrap();
+        assert_eq!((limits.transmit.is_open(), limits.receive.is_open()), (false, true));
     }
 
     #[test]

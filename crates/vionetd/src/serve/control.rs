@@ -3,6 +3,7 @@
 //! ```text
 //!   inspect                   every device, its counters
 //!   set-link NIC up|down      the cable of a device
+//!   set-limit NIC tx|rx RATE,...|none      what the guest sends or gets in a second
 //!   announce NIC              have the guest's address made known
 //! ```
 //!
@@ -18,11 +19,11 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use serde_json::{Map, Value, json};
-use vionet::{LaneSnapshot, Op, Snapshot};
+use vionet::{Device, LaneSnapshot, Op, Snapshot};
 use vionet_vhost_user::{Door, Made, listen_at};
 
 use super::explain;
-use crate::cli::Mac;
+use crate::cli::{Mac, limiter};
 use crate::exit::{Code, Stop};
 
 /// The longest request, in bytes.
@@ -104,22 +105,45 @@ impl Control {
                 };
                 self.apply(name, move |_| Op::SetLink(up))
             }
-            ("announce", name) => self.apply(name, Op::Announce),
-            _ => Err("ask for: inspect, set-link NIC up|down, announce NIC".into()),
+            ("set-limit", rest) => self.set_limit(rest),
+            ("announce", name) => self.apply(name, |device| Op::Announce(device.mac())),
+            _ => Err("ask for: inspect, set-link NIC up|down, set-limit NIC tx|rx RATE|none, \
+                      announce NIC"
+                .into()),
         }
     }
 
-    /// Has the device of this name do what is made of its MAC address.
+    fn set_limit(&self, rest: &str) -> Result<Value, String> {
+        let words = rest.rsplit_once(' ').and_then(|(rest, rates)| {
+            let (name, direction) = rest.rsplit_once(' ')?;
+            Some((name, direction, rates))
+        });
+        let (name, transmit, rates) = match words {
+            Some((name, "tx", rates)) => (name, true, rates),
+            Some((name, "rx", rates)) => (name, false, rates),
+            Some(_) | None => return Err("write: set-limit NIC tx|rx RATE[,RATE]|none".into()),
+        };
+        let rates = rates.split(',').filter(|rate| *rate != "none").map(str::parse);
+        let limiter = limiter(&rates.collect::<Result<Vec<_>, _>>()?);
+        self.apply(name, move |device| {
+            let mut limits = device.limits().cloned().unwrap_or_default();
+            let of = if transmit { &mut limits.transmit } else { &mut limits.receive };
+            *of = limiter;
+            Op::SetLimits((!limits.is_open()).then_some(limits))
+        })
+    }
+
+    /// Has the device of this name do what is made of how it stands.
     fn apply(
         &self,
         name: &str,
-        op: impl FnOnce([u8; 6]) -> Op + Send + 'static,
+        op: impl FnOnce(&Device) -> Op + Send + 'static,
     ) -> Result<Value, String> {
         let nic = self.nics.iter().find(|nic| nic.name == name).ok_or_else(|| {
             let names: Vec<_> = self.nics.iter().map(|nic| nic.name.as_str()).collect();
             format!("there is no `{name}` here; there is {}", names.join(", "))
         })?;
-        let done = nic.door.visit(DEVICE_PATIENCE, |device| device.apply(op(device.mac())));
+        let done = nic.door.visit(DEVICE_PATIENCE, |device| device.apply(op(device)));
         let done = done.ok_or_else(|| busy(name))?;
         done.map(|()| json!({ "ok": true })).map_err(|why| why.to_string())
     }

@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing::{debug, error, info, info_span, warn};
-use vionet::{Device, LaneSnapshot, NicConfig, WorkerOptions, Workers};
+use vionet::{Device, LaneSnapshot, NicConfig, Op, WorkerOptions, Workers};
 use vionet_raw::host::{fd, signal};
 use vionet_vhost_user::{End, Event, ServeError, Server};
 
-use crate::cli::{ControlArgs, InspectArgs, Mac, NicArgs, ServeArgs, guard};
+use crate::cli::{ControlArgs, InspectArgs, Mac, NicArgs, ServeArgs, guard, limits};
 use crate::exit::{Code, Stop};
 use control::Control;
 use endpoint::Switches;
@@ -161,7 +161,12 @@ impl Served {
             .map_err(|cause| Stop::new(Code::Config, format!("--guard: {cause}")))?;
         let device = Device::with_workers(config, endpoint, workers)
             .map_err(|cause| Stop::new(Code::Failure, cause))?;
-        let device = guard.into_iter().fold(device, Device::guarded);
+        let mut device = guard.into_iter().fold(device, Device::guarded);
+        if let Some(limits) = limits(&args.limit_tx, &args.limit_rx) {
+            device
+                .apply(Op::SetLimits(Some(limits)))
+                .map_err(|cause| Stop::new(Code::Failure, cause))?;
+        }
         let (name, path) = (name(args), args.socket_path.clone());
         Ok(Self { name, path, mac, queues: args.queues, device, server: server(args)? })
     }
