@@ -266,7 +266,13 @@ impl Session {
             return Err(ProtocolError::NotOffered(surplus));
         }
         let driver = FeatureBits(u128::from(bits & !F_PROTOCOL_FEATURES));
-        match device.apply(Op::Negotiate(driver)) {
+        // QEMU serves the control queue itself, and leaves in what needs it (VU-PIT-26).
+        let op = if driver.has(Feature::CTRL_VQ) {
+            Op::Negotiate(driver)
+        } else {
+            Op::NegotiateWithoutControl(driver)
+        };
+        match device.apply(op) {
             Ok(()) => {
                 if self.features != Some(bits) {
                     events(Event::Negotiated(driver));

@@ -143,6 +143,16 @@ impl Offer {
         }
         Ok(Negotiated { bits: driver, plan: Plan::of(driver, self.mtu) })
     }
+
+    /// The same from a front that serves the control queue itself: what needs CTRL_VQ may come
+    /// without it.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub fn accept_without_control(&self, driver: FeatureBits) -> Result<Negotiated, Refusal> {
+        let agreed = self.accept(driver.with(Feature::CTRL_VQ))?;
+        Ok(Negotiated { bits: driver, ..agreed })
+    }
 }
 
 /// Why a choice of features is refused.

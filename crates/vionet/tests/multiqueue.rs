@@ -252,6 +252,29 @@ fn receiving(bench: &mut Bench) -> Vec<u16> {
 }
 
 #[test]
+fn a_front_that_serves_the_control_queue_itself_uses_the_pairs_that_it_enables() {
+    let mut bench = Bench::new(&[Feature::MQ], false);
+    bench.apply(Op::Reset).unwrap();
+    let features = [Feature::VERSION_1, Feature::MQ, Feature::GUEST_ANNOUNCE];
+    let bits = FeatureBits::of(&features);
+    assert!(bench.apply(Op::Negotiate(bits)).is_err(), "NET-DEP-09");
+    bench.apply(Op::NegotiateWithoutControl(bits)).unwrap();
+    assert_eq!(bench.nic.negotiated().unwrap().bits(), bits);
+    assert_eq!(bench.nic.role(CONTROL), None);
+    bench.apply(Op::Memory(Arc::clone(bench.ram.space()))).unwrap();
+    for index in (0..CONTROL.0).map(QueueIndex) {
+        bench.apply(Op::EnableQueue(index, index.0 < 6)).unwrap();
+        bench.start(index);
+    }
+    assert_eq!(receiving(&mut bench), [0, 1, 2]);
+    assert!(bench.send(2, &ARP));
+    // Other rules hold as ever.
+    bench.apply(Op::Reset).unwrap();
+    let open = FeatureBits::of(&[Feature::VERSION_1, Feature::HOST_TSO4]);
+    assert!(bench.apply(Op::NegotiateWithoutControl(open)).is_err());
+}
+
+#[test]
 fn as_many_pairs_receive_as_the_driver_has_said_and_one_before() {
     let mut bench = Bench::new(&[Feature::MQ], false);
     assert_eq!(receiving(&mut bench), [0], "NET-Q-05, NET-CTRL-MQ-05");

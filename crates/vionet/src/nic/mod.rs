@@ -40,7 +40,7 @@ use crate::config::{ConfigSpace, NicConfig, PAIRS_MAX};
 use crate::control::{ControlLane, ControlState};
 use crate::endpoint::{Capabilities, EndpointQueue, OpenError};
 use crate::interrupt::Interrupt;
-use crate::negotiate::{Negotiated, Offer};
+use crate::negotiate::{Negotiated, Offer, Refusal};
 #[cfg(feature = "std")]
 use crate::pair::Inlet;
 use crate::pair::{Guarded, Limits, Lower, QueuePair};
@@ -287,7 +287,10 @@ impl Nic {
             return effects.push(Effect::Done(Err(OpError::Busy)));
         }
         let touched = match &op {
-            Op::Negotiate(_) | Op::Memory(_) | Op::SetConfigInterrupt(_) => None,
+            Op::Negotiate(_)
+            | Op::NegotiateWithoutControl(_)
+            | Op::Memory(_)
+            | Op::SetConfigInterrupt(_) => None,
             // Every pair has to know over how many frames are spread.
             Op::EnableQueue(..) if self.flows.is_some() => {
                 return self.recall(|_| true, Job::Op(op), effects);
@@ -378,7 +381,13 @@ impl Nic {
             Job::Command => return self.obey_and_go_on(effects),
         };
         let result = match op {
-            Op::Negotiate(bits) => self.negotiate(bits),
+            Op::Negotiate(bits) => self.negotiate(bits, Offer::accept),
+            Op::NegotiateWithoutControl(bits) => {
+                self.negotiate(bits, Offer::accept_without_control).map(|()| {
+                    let several = bits.has(Feature::MQ) || bits.has(Feature::RSS);
+                    self.state.pairs = if several { self.config.pairs } else { 1 };
+                })
+            }
             Op::Memory(space) => {
                 self.space = space;
                 Ok(())
@@ -436,7 +445,11 @@ impl Nic {
         }
     }
 
-    fn negotiate(&mut self, bits: FeatureBits) -> Result<(), OpError> {
+    fn negotiate(
+        &mut self,
+        bits: FeatureBits,
+        accept: impl Fn(&Offer, FeatureBits) -> Result<Negotiated, Refusal>,
+    ) -> Result<(), OpError> {
         // A machine that was paused says the same again: flows and commands live on. What ends
         // with a driver is ended by a reset.
         if self.negotiated.is_some_and(|agreed| agreed.bits() == bits) {
@@ -445,7 +458,7 @@ impl Nic {
         if self.control.is_some() || self.pairs.iter().any(PairSlot::is_live) {
             return Err(OpError::QueuesRunning);
         }
-        let agreed = self.offer.accept(bits).map_err(OpError::Refused)?;
+        let agreed = accept(&self.offer, bits).map_err(OpError::Refused)?;
         self.state = ControlState::new(&self.config);
         self.state.begin(agreed.bits());
         self.negotiated = Some(agreed);
