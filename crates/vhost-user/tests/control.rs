@@ -176,11 +176,10 @@ fn a_broken_control_ring_stands_still_and_the_others_go_on() {
     back.wait_for_text("queue 2 stopped");
     guest.echo("data goes on");
     assert_eq!(front.base(CONTROL), 0, "it was not taken");
-    // The driver mends it.
-    let control = { Control { next: 0, ..control } };
-    let mut control = control;
-    control.start(&front, 0);
+    // The driver mends it, before it starts: the device looks at once.
+    let mut control = Control { next: 0, ..control };
     let answer = control.post(&guest, &[0, 0, 1]);
+    control.start(&front, 0);
     signal(&control.kick);
     assert_eq!(control.answered(&guest, answer), 0);
 }
