@@ -7,7 +7,7 @@ use vionet_frame::coalesce::{ARRIVALS_MAX, Arrival, coalesce};
 use vionet_frame::header::{CsumAt, Offloads, Request};
 use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments};
 
-/// The first byte says what the guest takes, then come frames: each a length, a mode, and bytes.
+// The first byte says what the guest takes, then come frames: each a length, a mode, and bytes.
 fuzz_target!(|bytes: &[u8]| {
     let Some((takes, mut rest)) = bytes.split_first() else { return };
     let can = match takes % 4 {
