@@ -3,6 +3,8 @@
 //! The tap belongs to the NIC for its whole life, so a guest that reboots finds it as it was, and
 //! nobody else can take it in between.
 
+mod held;
+
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -20,9 +22,14 @@ use vionet_raw::host::vector::{readv, writev};
 use vionet_raw::{ReadSpan, copy_out};
 use vionet_spec::net::{FRAME_MAX, HDR_F_DATA_VALID, HDR_LEN, LINK_HDR_MAX};
 
+use held::{BATCH, Held};
+
 /// All that a tap with virtio headers does by itself.
 const ALL: Offloads =
     Offloads::CSUM.union(Offloads::TSO4).union(Offloads::TSO6).union(Offloads::ECN);
+
+/// TCP that is left to be cut.
+const TSO: Offloads = Offloads::TSO4.union(Offloads::TSO6);
 
 /// The longest frame that is copied on its way, in or out.
 const SHORT: u32 = 2048;
@@ -199,8 +206,10 @@ impl Endpoint for Tap {
 
     fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
         self.set(settings)?;
+        let cuts = self.offloads.intersection(TSO).is_empty();
         let queues = self.queues.iter().map(|wire| {
-            let queue: Box<dyn EndpointQueue> = Box::new(TapQueue::new(Arc::clone(wire), settings));
+            let queue = TapQueue::new(Arc::clone(wire), settings, cuts);
+            let queue: Box<dyn EndpointQueue> = Box::new(queue);
             queue
         });
         Ok(queues.collect())
@@ -230,20 +239,22 @@ struct TapQueue {
     spare: Box<[u8]>,
     /// A frame in the spare room that waits for buffers.
     waiting: Option<(usize, RxHeader)>,
+    /// What came in segments and is to be joined; where the kernel cuts all it brings.
+    held: Option<Held>,
     /// The tap takes no more until it becomes writable.
     full: bool,
 }
 
 impl TapQueue {
-    fn new(wire: Arc<Wire>, settings: &Settings) -> Self {
+    fn new(wire: Arc<Wire>, settings: &Settings, cuts: bool) -> Self {
         let header_len = if wire.tap.has_vnet_header() { HDR_LEN } else { 0 };
-        let cut = settings.receive.intersection(Offloads::TSO4 | Offloads::TSO6).is_empty();
+        let cut = settings.receive.intersection(TSO).is_empty();
         let longest = if cut {
             u32::from(settings.mtu).saturating_add(LINK_HDR_MAX)
         } else {
             u32::try_from(FRAME_MAX).unwrap_or(u32::MAX)
         };
-        Self {
+        let mut queue = Self {
             wire,
             header_len,
             receive: settings.receive,
@@ -251,8 +262,16 @@ impl TapQueue {
             likely: 0,
             spare: vec![0; FRAME_MAX.saturating_add(HDR_LEN)].into_boxed_slice(),
             waiting: None,
+            held: None,
             full: false,
-        }
+        };
+        queue.held = cuts.then(|| Held::new(queue.message_max()));
+        queue
+    }
+
+    /// The most bytes that a read is to bring: one beyond the longest frame tells a longer one.
+    fn message_max(&self) -> usize {
+        usize::try_from(self.longest).unwrap_or(0).saturating_add(self.header_len).saturating_add(1)
     }
 
     /// Writes a frame with its header: a short one in one piece, since copying it costs less than
@@ -343,6 +362,35 @@ impl TapQueue {
         Ok(true)
     }
 
+    /// Reads what there is, a batch at a time, and delivers it joined.
+    #[cold]
+    fn receive_joined(
+        &mut self,
+        held: &mut Held,
+        sink: &mut RxSink<'_>,
+    ) -> Result<(), EndpointFault> {
+        let mut is_dry = false;
+        while held.deliver(sink) && !is_dry && sink.has_room(1) {
+            is_dry = self.gather(held, sink)?;
+        }
+        Ok(())
+    }
+
+    /// Reads as many frames as can be held; whether those were all there are.
+    fn gather(&mut self, held: &mut Held, sink: &mut RxSink<'_>) -> Result<bool, EndpointFault> {
+        for _ in 0..BATCH {
+            let Some(room) = held.free(self.message_max()) else { break };
+            let got = rustix::io::read(self.wire.tap.as_fd(), &mut *room);
+            let head = room.first_chunk().copied().unwrap_or_default();
+            match self.judge(&head, got.map_err(io::Error::from))? {
+                Read::Frame(len, header) => held.hold(self.header_len, len, header),
+                Read::Bad(reason) => sink.dropped(reason),
+                Read::Nothing => return Ok(true),
+            }
+        }
+        Ok(false)
+    }
+
     /// Delivers the frame that waits; false when the guest has no room for it yet.
     fn deliver_waiting(&mut self, sink: &mut RxSink<'_>) -> bool {
         let Some((len, header)) = self.waiting else { return true };
@@ -384,6 +432,16 @@ impl EndpointQueue for TapQueue {
     }
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
+        let joins =
+            |held: &mut Held| !held.is_empty() || !sink.takes().intersection(TSO).is_empty();
+        if self.waiting.is_none()
+            && !self.wire.is_detached()
+            && let Some(mut held) = self.held.take_if(joins)
+        {
+            let received = self.receive_joined(&mut held, sink);
+            self.held = Some(held);
+            return received;
+        }
         while self.deliver_waiting(sink) && !self.wire.is_detached() && self.fetch(sink)? {}
         Ok(())
     }

@@ -9,128 +9,27 @@
     clippy::panic,
     clippy::unwrap_used,
     clippy::let_underscore_must_use,
+    missing_docs,
+    unreachable_pub,
     reason = "tests may stop"
 )]
 
-use std::collections::VecDeque;
+mod guest;
+
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use guest::{FRAMES, Guest, RX, mac, tcp};
 use rustix::event::{EventfdFlags, eventfd};
 use vionet::endpoint::OpenKind;
 use vionet::stats::DropReason;
-use vionet::{Device, Interrupt, NicConfig, Op, QueueIndex};
+use vionet::{Interrupt, Op};
 use vionet_endpoint::{PortConfig, Switch};
 use vionet_frame::header::NetHeader;
-use vionet_queue::Cursor;
-use vionet_spec::feature::{Feature, FeatureBits};
+use vionet_spec::feature::Feature;
 use vionet_spec::net::HDR_F_DATA_VALID;
-use vionet_testkit::{Arrangement, Buffer, GuestRam, SplitDriver};
-
-const RX: QueueIndex = QueueIndex(0);
-const TX: QueueIndex = QueueIndex(1);
-const FRAMES: u64 = 0x10_0000;
-const SIZE: u16 = 64;
-const ROOM: u32 = 2048;
-
-struct Guest {
-    device: Device,
-    ram: GuestRam,
-    rx: SplitDriver,
-    tx: SplitDriver,
-    kick: OwnedFd,
-    /// Receive buffers in the order they were posted.
-    posted: VecDeque<u64>,
-    next: u64,
-}
-
-fn mac(last: u8) -> [u8; 6] {
-    [2, 0, 0, 0, 0, last]
-}
-
-impl Guest {
-    fn new(switch: &Switch, last: u8, isolated: bool, features: &[Feature]) -> Self {
-        let port = switch.port(PortConfig { mac: mac(last), isolated }).unwrap();
-        let config = NicConfig { mac: mac(last), mtu: 1500, ..NicConfig::default() };
-        let device = Device::new(config, Box::new(port)).unwrap();
-        let ram = GuestRam::new(&[(0x1_0000, 0x1_0000), (0x2_0000, 0x1_0000), (FRAMES, 0x80_0000)]);
-        let rx = SplitDriver::new(&ram, 0x1_0000, SIZE, false, 0);
-        let tx = SplitDriver::new(&ram, 0x2_0000, SIZE, false, 0);
-        let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
-        let posted = VecDeque::new();
-        let mut guest = Self { device, ram, rx, tx, kick, posted, next: FRAMES };
-        let bits = FeatureBits::of(features).with(Feature::VERSION_1).with(Feature::MRG_RXBUF);
-        guest.device.apply(Op::Negotiate(bits)).unwrap();
-        guest.device.apply(Op::Memory(Arc::clone(guest.ram.space()))).unwrap();
-        for (index, setup) in [(RX, guest.rx.setup()), (TX, guest.tx.setup())] {
-            guest.device.set_kick(index, Some(guest.kick.try_clone().unwrap())).unwrap();
-            guest.device.apply(Op::EnableQueue(index, true)).unwrap();
-            let cursor = Cursor::default();
-            guest.device.apply(Op::StartQueue { index, setup, cursor }).unwrap();
-        }
-        guest
-    }
-
-    fn post(&mut self, count: usize) {
-        for _ in 0..count {
-            let at = self.next;
-            self.next += u64::from(ROOM);
-            self.rx.post(&[Buffer::writable(at, ROOM)], Arrangement::Direct).unwrap();
-            self.posted.push_back(at);
-        }
-        self.rx.expose();
-    }
-
-    fn send(&mut self, header: &NetHeader, frame: &[u8]) {
-        let bytes: Vec<u8> = header.encode().iter().chain(frame).copied().collect();
-        let at = self.next;
-        self.next += bytes.len() as u64;
-        self.ram.write(at, &bytes);
-        let buffer = Buffer::readable(at, bytes.len() as u32);
-        self.tx.post(&[buffer], Arrangement::Direct).unwrap();
-        let before = self.tx.used_idx();
-        self.tx.expose();
-        rustix::io::write(&self.kick, &1_u64.to_ne_bytes()).unwrap();
-        let start = Instant::now();
-        // Used means handled: whoever was to get it has it.
-        while self.tx.used_idx() == before {
-            assert!(start.elapsed() < Duration::from_secs(5), "a frame stays");
-            std::thread::yield_now();
-        }
-        self.tx.collect();
-    }
-
-    /// What has arrived: the header and the frame, over as many buffers as it took.
-    fn received(&mut self) -> Vec<(NetHeader, Vec<u8>)> {
-        let mut frames: Vec<(NetHeader, Vec<u8>)> = Vec::new();
-        let mut left = 0;
-        for used in self.rx.collect() {
-            let at = self.posted.pop_front().unwrap();
-            let part = self.ram.read(at, used.len);
-            if left == 0 {
-                let (header, frame) = part.split_first_chunk().unwrap();
-                let header = NetHeader::decode(header);
-                left = header.num_buffers;
-                frames.push((header, frame.to_vec()));
-            } else {
-                frames.last_mut().unwrap().1.extend(part);
-            }
-            left -= 1;
-        }
-        frames
-    }
-
-    fn frames(&mut self) -> Vec<Vec<u8>> {
-        self.received().into_iter().map(|(_, frame)| frame).collect()
-    }
-
-    fn drops(&self, receive: bool, reason: DropReason) -> u64 {
-        let stats = self.device.stats().next().unwrap();
-        let lane = if receive { &stats.rx } else { &stats.tx };
-        lane.drops().find(|(one, _)| *one == reason).unwrap().1
-    }
-}
+use vionet_testkit::{Arrangement, Buffer};
 
 const PLAIN: NetHeader = NetHeader::PLAIN;
 
@@ -225,41 +124,6 @@ fn a_guest_without_room_or_with_a_broken_ring_costs_the_others_nothing() {
     drop(good);
     a.send(&PLAIN, &frame(ALL, mac(1), &[0; 50]));
     assert_eq!(full.frames().len(), 0);
-}
-
-/// An IPv4 TCP frame whose checksum is left open, to be cut at 1000 bytes.
-fn tcp(payload: usize) -> (NetHeader, Vec<u8>) {
-    let ip_len = 40 + payload;
-    let mut bytes = mac(2).to_vec();
-    bytes.extend(mac(1));
-    bytes.extend([8, 0, 0x45, 0]);
-    bytes.extend((ip_len as u16).to_be_bytes());
-    bytes.extend([0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
-    let sum = |bytes: &[u8], start: u32| {
-        let words = bytes.chunks(2).map(|word| (u32::from(word[0]) << 8) | u32::from(word[1]));
-        let mut sum: u32 = start + words.sum::<u32>();
-        while sum >> 16 != 0 {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
-    };
-    let check = !sum(&bytes[14..34], 0);
-    bytes[24..26].copy_from_slice(&check.to_be_bytes());
-    let pseudo = sum(&bytes[26..34], 6 + (20 + payload as u32));
-    bytes.extend([0, 80, 0, 81, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x18, 0xff, 0xff]);
-    bytes.extend(pseudo.to_be_bytes());
-    bytes.extend([0, 0]);
-    bytes.extend((0..payload).map(|at| (at % 251) as u8));
-    let header = NetHeader {
-        flags: 1,
-        gso_type: 1,
-        hdr_len: 54,
-        gso_size: 1000,
-        csum_start: 34,
-        csum_offset: 16,
-        ..NetHeader::PLAIN
-    };
-    (header, bytes)
 }
 
 const TSO: [Feature; 2] = [Feature::CSUM, Feature::HOST_TSO4];

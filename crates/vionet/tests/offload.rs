@@ -189,3 +189,29 @@ fn joined_frames_without_room_stay_with_the_endpoint() {
     assert_eq!(used.iter().map(|one| one.len).sum::<u32>(), 12 + 60 + 12 + 20_054);
     assert_eq!(bench.bells[0].rung(), 2);
 }
+
+#[test]
+fn what_comes_behind_a_frame_without_room_does_not_pass_it() {
+    let (frame, request) = tcp(3000, 1448);
+    let features = [Feature::GUEST_CSUM, Feature::MRG_RXBUF, Feature::GUEST_TSO4];
+    let mut bench = Bench::new(&features, Offloads::NONE);
+    bench.host.lock().unwrap().by_batch = true;
+    let segments = cut(&frame, &request);
+    segments.iter().for_each(|one| bench.deliver(one, RxHeader::default()));
+    // Of another flow, and short: it would fit, but who says that it is not of the same.
+    bench.deliver(&bench::frame(60), RxHeader::default());
+    // Room for the first segment, and not for the second.
+    bench.post(1600);
+    bench.post(200);
+    let _ = bench.step();
+    let left: Vec<_> =
+        bench.host.lock().unwrap().to_deliver.iter().map(|one| one.0.len()).collect();
+    assert_eq!(left, [segments[1].len(), segments[2].len(), 60]);
+    assert_eq!(bench.rx.collect().len(), 1, "the first went alone");
+    bench.post(4000);
+    bench.post(1000);
+    let _ = bench.step();
+    assert_eq!(bench.host.lock().unwrap().to_deliver.len(), 0);
+    let lens: Vec<_> = bench.rx.collect().iter().map(|one| one.len).collect();
+    assert_eq!(lens.iter().sum::<u32>(), 12 + 54 + 1448 + 104 + 12 + 60);
+}

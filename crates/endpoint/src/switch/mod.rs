@@ -8,10 +8,12 @@
 //! ```
 //!
 //! A frame that its guest would take as it is goes whole, however much of it is left to be
-//! finished; for another guest it is finished and cut first. A guest without room loses the frame,
-//! as at any switch: nobody waits for anybody. Frames to a group, or to an address that nobody has
-//! sent from, go to every port but their own; isolated ports talk to the others only.
+//! finished; for another guest it is finished and cut first. Segments of one flow that come
+//! together are joined for a guest that takes them so. A guest without room loses the frame, as at
+//! any switch: nobody waits for anybody. Frames to a group, or to an address that nobody has sent
+//! from, go to every port but their own; isolated ports talk to the others only.
 
+mod join;
 mod port;
 mod table;
 

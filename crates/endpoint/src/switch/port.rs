@@ -15,15 +15,15 @@ use vionet_raw::{ReadSpan, copy_out};
 use vionet_spec::net::FRAME_MAX;
 
 use super::table::{Mac, PortNumber, Source};
-use super::{Fabric, Outlet};
+use super::{Fabric, Outlet, join};
 
 /// Frames of one batch that are looked at together.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 /// Bytes that one step copies, to all ports together: so long the other guests of this worker wait,
 /// and whoever wants the pair back. A storm of long frames would be a gigabyte.
 const STEP_MAX: u64 = 8 << 20;
 /// What of a frame decides where it goes: both addresses.
-const HEAD: usize = 12;
+pub(super) const HEAD: usize = 12;
 
 /// New addresses that a port learns in a second: learning is dear, and the guest can invent them.
 const NEW_MAX: u16 = 64;
@@ -136,13 +136,14 @@ impl PortQueue {
         if !seen.iter().take(frames.len()).any(|seen| meant(seen.target)) {
             return;
         }
+        let can = outlet.receive;
         let delivery = outlet.inlet.deliver(batch.now(), |sink| {
-            for (frame, seen) in frames.iter().zip(seen.iter()) {
-                if meant(seen.target) {
-                    let bytes = batch.bytes(frame);
-                    hand_over(sink, frame, &seen.head, bytes, outlet.receive, room);
-                }
+            let all = frames.iter().zip(seen.iter()).filter(|(_, seen)| meant(seen.target));
+            let all = all.map(|(frame, seen)| (frame, &seen.head, batch.bytes(frame)));
+            if !can.intersection(Offloads::TSO4 | Offloads::TSO6).is_empty() {
+                return join::deliver(sink, &mut all.peekable(), can, room);
             }
+            all.for_each(|frame| hand_over(sink, frame, can, room));
         });
         // A port whose guest is not there takes nothing, as one without a cable.
         let (Delivery::Done | Delivery::Closed) = delivery;
@@ -176,45 +177,46 @@ fn head_of(bytes: &[ReadSpan<'_>]) -> [u8; HEAD] {
     head
 }
 
+/// A frame of a batch, its addresses as they were seen, and where its bytes lie.
+pub(super) type Given<'b> = (&'b TxFrame, &'b [u8; HEAD], &'b [ReadSpan<'b>]);
+
 /// Gives a frame to a guest, as it is if the guest can finish it.
-fn hand_over(
-    sink: &mut RxSink<'_>,
-    frame: &TxFrame,
-    head: &[u8; HEAD],
-    bytes: &[ReadSpan<'_>],
-    can: Offloads,
-    room: &mut [u8],
-) {
+#[inline]
+pub(super) fn hand_over(sink: &mut RxSink<'_>, given: Given<'_>, can: Offloads, room: &mut [u8]) {
+    let (frame, head, bytes) = given;
     let request = frame.request;
-    if request.needs().is_subset(can) {
-        let header = RxHeader { request, ..RxHeader::default() };
-        let pushed = sink.push_checked(&header, frame.len, head, bytes);
-        return count(sink, pushed);
+    if !request.needs().is_subset(can) {
+        return finish(sink, given, can, room);
     }
-    let len = usize::try_from(frame.len).unwrap_or(usize::MAX);
+    let header = RxHeader { request, ..RxHeader::default() };
+    count(sink.push_checked(&header, frame.len, head, bytes), sink);
+}
+
+/// Gives a frame to a guest that would not take it as it is.
+fn finish(sink: &mut RxSink<'_>, given: Given<'_>, can: Offloads, room: &mut [u8]) {
+    let request = given.0.request;
+    let len = usize::try_from(given.0.len).unwrap_or(usize::MAX);
     let Some(whole) = room.get_mut(..len) else { return sink.dropped(DropReason::TooLong) };
-    copy_out(bytes, 0, whole);
-    for (to, from) in whole.iter_mut().zip(head) {
-        *to = *from;
-    }
-    let done = match (request.csum, request.gso) {
+    let whole = copy_seen(given, whole);
+    match (request.csum, request.gso) {
         (Some(_), Some(_)) => match Segments::new(whole, &request) {
-            Ok(segments) => {
-                cut(sink, segments, can);
-                true
-            }
-            Err(_) => false,
+            Ok(segments) => cut(sink, segments, can),
+            Err(_) => sink.dropped(DropReason::Unparsable),
         },
         (Some(at), None) if complete(whole, at).is_ok() => {
-            let pushed = sink.push(&RxHeader::PLAIN, whole);
-            count(sink, pushed);
-            true
+            count(sink.push(&RxHeader::PLAIN, whole), sink);
         }
-        (_, _) => false,
-    };
-    if !done {
-        sink.dropped(DropReason::Unparsable);
+        (_, _) => sink.dropped(DropReason::Unparsable),
     }
+}
+
+/// Copies as much of a frame as there is room for: its addresses as they were seen, and the rest as
+/// it is by now.
+pub(super) fn copy_seen<'r>((_, head, bytes): Given<'_>, room: &'r mut [u8]) -> &'r mut [u8] {
+    let len = copy_out(bytes, 0, room);
+    let room = room.get_mut(..len).unwrap_or_default();
+    room.iter_mut().zip(head).for_each(|(to, from)| *to = *from);
+    room
 }
 
 /// Cuts a frame and pushes its segments.
@@ -228,7 +230,7 @@ fn cut(sink: &mut RxSink<'_>, mut segments: Segments<'_>, can: Offloads) {
         let header = RxHeader { request, ..RxHeader::default() };
         let spans = [ReadSpan::local(front), ReadSpan::local(payload)];
         let pushed = sink.push_spans(&header, len, &spans);
-        count(sink, pushed);
+        count(pushed, sink);
         if pushed == Err(Refused::Full) {
             return;
         }
@@ -236,7 +238,7 @@ fn cut(sink: &mut RxSink<'_>, mut segments: Segments<'_>, can: Offloads) {
 }
 
 /// A guest without room loses the frame; what is dropped for another reason is counted already.
-fn count(sink: &mut RxSink<'_>, pushed: Result<(), Refused>) {
+fn count(pushed: Result<(), Refused>, sink: &mut RxSink<'_>) {
     if pushed == Err(Refused::Full) {
         sink.dropped(DropReason::NoBuffer);
     }

@@ -22,6 +22,9 @@ pub struct TunOffloads {
     pub ecn: bool,
 }
 
+/// Frames carry a virtio header.
+const VNET: libc::c_int = libc::IFF_VNET_HDR;
+
 /// An open tap queue.
 #[derive(Debug)]
 pub struct Tap {
@@ -61,10 +64,18 @@ impl Tap {
     /// another process is attached, `EINVAL` when it was made with other flags.
     pub fn open(name: &str) -> io::Result<Self> {
         // A tap that was made for several queues wants to be told so; one is taken of it.
-        Self::attach(name, 0).or_else(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) => Self::attach(name, libc::IFF_MULTI_QUEUE),
+        Self::attach(name, VNET).or_else(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => Self::attach(name, VNET | libc::IFF_MULTI_QUEUE),
             _ => Err(error),
         })
+    }
+
+    /// The same without virtio headers, as others may open a tap that they hand over.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_plain(name: &str) -> io::Result<Self> {
+        Self::attach(name, 0)
     }
 
     /// Attaches to the tap `name` with one queue of several; call it once for each.
@@ -73,7 +84,7 @@ impl Tap {
     /// As for [`Self::open`]; `EINVAL` also when it was not made for several queues, `E2BIG` when
     /// it has no more.
     pub fn open_queue(name: &str) -> io::Result<Self> {
-        Self::attach(name, libc::IFF_MULTI_QUEUE)
+        Self::attach(name, VNET | libc::IFF_MULTI_QUEUE)
     }
 
     fn attach(name: &str, more: libc::c_int) -> io::Result<Self> {
@@ -83,13 +94,10 @@ impl Tap {
         check(number.into())?;
         // SAFETY: the call has just made this descriptor for us.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
-        let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | more;
         let mut attach = request(name)?;
-        attach.ifr_ifru.ifru_flags = short(flags);
+        attach.ifr_ifru.ifru_flags = short(libc::IFF_TAP | libc::IFF_NO_PI | more);
         ioctl(fd.as_fd(), libc::TUNSETIFF, &raw mut attach)?;
-        let tap = Self { fd, vnet_header: true };
-        tap.set_header_len()?;
-        Ok(tap)
+        Self::with_flags(fd, more)
     }
 
     /// Takes over an open tap queue. Whether frames carry a virtio header is the tap's affair and
@@ -106,16 +114,12 @@ impl Tap {
         if flags & libc::IFF_TAP == 0 {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a tun device, not a tap"));
         }
-        let tap = Self { fd, vnet_header: flags & libc::IFF_VNET_HDR != 0 };
         // SAFETY: F_GETFL only reads flags.
-        let flags = check(unsafe { libc::fcntl(tap.fd.as_raw_fd(), libc::F_GETFL) }.into())?;
-        let flags = i32::try_from(flags).unwrap_or(0) | libc::O_NONBLOCK;
+        let mode = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }.into())?;
+        let mode = i32::try_from(mode).unwrap_or(0) | libc::O_NONBLOCK;
         // SAFETY: F_SETFL only sets flags.
-        check(unsafe { libc::fcntl(tap.fd.as_raw_fd(), libc::F_SETFL, flags) }.into())?;
-        if tap.vnet_header {
-            tap.set_header_len()?;
-        }
-        Ok(tap)
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, mode) }.into())?;
+        Self::with_flags(fd, flags)
     }
 
     /// Lets the kernel use this queue of several, or takes it out of use: what waits in it is lost
@@ -129,6 +133,14 @@ impl Tap {
         let flag = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
         state.ifr_ifru.ifru_flags = short(flag);
         ioctl(self.fd.as_fd(), libc::TUNSETQUEUE, &raw mut state)
+    }
+
+    fn with_flags(fd: OwnedFd, flags: libc::c_int) -> io::Result<Self> {
+        let tap = Self { fd, vnet_header: flags & VNET != 0 };
+        if tap.vnet_header {
+            tap.set_header_len()?;
+        }
+        Ok(tap)
     }
 
     fn set_header_len(&self) -> io::Result<()> {

@@ -1,8 +1,8 @@
 //! Joining what arrives in pieces of the wire's size, for a guest that takes larger ones.
 //!
-//! For endpoints whose host side brings each segment by itself, in private memory: a socket, a
-//! ring of frames. They deliver their batch by [`RxSink::push_joined`] instead of frame by frame.
-//! Others, like a tap whose kernel has joined already, have no use for it, and pay nothing.
+//! For endpoints whose host side brings each segment by itself: a tap whose kernel does not leave
+//! frames uncut, a neighbour at the switch that cuts its own. They deliver their batch by
+//! [`RxSink::push_joined`] instead of frame by frame. Others have no use for it, and pay nothing.
 
 use vionet_frame::coalesce::{ARRIVALS_MAX, Arrival, Joined, coalesce};
 use vionet_raw::ReadSpan;
@@ -14,16 +14,34 @@ const _: () = assert!(BATCH == ARRIVALS_MAX, "a batch is joined at once");
 
 impl RxSink<'_> {
     /// Delivers up to 64 frames from private memory, of which segments of one flow are joined as
-    /// far as the guest takes that; all that came is delivered now. Says which frames found no
-    /// room, frame `i` by bit `i`: keep them, and come again.
+    /// far as the guest takes that and has room for it; all that came is delivered now. Says which
+    /// frames found no room, frame `i` by bit `i`: keep them, and come again.
     pub fn push_joined(&mut self, frames: &[Arrival<'_>]) -> u64 {
         let mut left = 0_u64;
         coalesce(frames, self.takes(), |joined| {
-            if self.push_one(joined) == Err(Refused::Full) {
-                left |= joined.places().fold(0, |bits, place| bits | bit(place));
+            // Once one has found no room, nothing that came behind it may pass.
+            let mut is_full = left != 0;
+            if !is_full && (joined.segments() == 1 || joined.len() <= self.room()) {
+                is_full = self.push_one(joined) == Err(Refused::Full);
+                if !is_full {
+                    return;
+                }
+            }
+            for place in joined.places() {
+                // What is too long now may still go in parts.
+                let Some(frame) = frames.get(place) else { return };
+                is_full = is_full || self.push_part(frame, joined) == Err(Refused::Full);
+                left |= if is_full { bit(place) } else { 0 };
             }
         });
         left
+    }
+
+    /// Delivers a frame as it came, but for what has been found out about it.
+    fn push_part(&mut self, frame: &Arrival<'_>, of: &Joined<'_, '_>) -> Result<(), Refused> {
+        let Arrival { bytes, request, header_len, .. } = *frame;
+        let validated = of.validated();
+        self.push(&RxHeader { request, header_len, validated, ..RxHeader::default() }, bytes)
     }
 
     fn push_one(&mut self, joined: &Joined<'_, '_>) -> Result<(), Refused> {

@@ -1,0 +1,230 @@
+//! What comes in segments is joined for a guest that takes it so.
+#![allow(
+    clippy::arithmetic_side_effects,
+    clippy::as_conversions,
+    clippy::cast_possible_truncation,
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests may stop"
+)]
+
+mod guest;
+
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use guest::{Guest, mac, tcp};
+use vionet::endpoint::Endpoint;
+use vionet::stats::DropReason;
+use vionet_endpoint::{Switch, Tap};
+use vionet_frame::header::{NetHeader, Offloads, Request, check};
+use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments};
+use vionet_raw::host::tun;
+use vionet_spec::feature::Feature;
+use vionet_spec::net::{HDR_F_DATA_VALID, HDR_F_NEEDS_CSUM, HDR_F_RSC_INFO};
+
+const TAKES: [Feature; 2] = [Feature::GUEST_CSUM, Feature::GUEST_TSO4];
+
+fn cut(request: &Request, frame: &[u8], can: Offloads) -> Vec<Vec<u8>> {
+    let mut segments = Segments::new(frame, request).unwrap();
+    let mut room = [0; SEGMENT_HEADERS_MAX];
+    let mut out = Vec::new();
+    while let Some(segment) = segments.next_into(&mut room) {
+        segment.finish(&mut room, can);
+        out.push([&room[..segment.header_len], segment.payload].concat());
+    }
+    out
+}
+
+/// A TCP frame of 20 segments, how it was to be cut, and the segments with their checksums left
+/// open or complete.
+fn stream(can: Offloads) -> (NetHeader, Vec<u8>, Vec<Vec<u8>>) {
+    let (header, whole) = tcp(20_000);
+    let request = check(&header, whole.len() as u32, Offloads::ALL).unwrap();
+    let segments = cut(&request, &whole, can);
+    (header, whole, segments)
+}
+
+fn slices(frames: &[Vec<u8>]) -> Vec<&[u8]> {
+    frames.iter().map(Vec::as_slice).collect()
+}
+
+const OPEN: NetHeader =
+    NetHeader { flags: HDR_F_NEEDS_CSUM, csum_start: 34, csum_offset: 16, ..NetHeader::PLAIN };
+const PLAIN: NetHeader = NetHeader::PLAIN;
+
+#[test]
+fn segments_from_a_guest_that_cuts_its_own_are_joined_for_one_that_takes_them_so() {
+    let switch = Switch::new("lan");
+    let mut sender = Guest::new(&switch, 1, false, &[Feature::CSUM]);
+    for (can, said) in [(Offloads::CSUM, OPEN), (Offloads::NONE, PLAIN)] {
+        let (header, whole, segments) = stream(can);
+        let mut takes = Guest::new(&switch, 2, false, &TAKES);
+        takes.post(32);
+        sender.send_all(&said, &slices(&segments));
+        let got = takes.received();
+        let buffers = 1 + whole.len().saturating_sub(2048 - 12).div_ceil(2048);
+        assert_eq!(got, [(NetHeader { num_buffers: buffers as u16, ..header }, whole)]);
+        let stats = takes.device.stats().next().unwrap();
+        assert_eq!((stats.rx.coalesced.value(), stats.rx.frames.value()), (1, 1));
+        drop(takes);
+        // One that takes whole frames only gets what was sent, complete.
+        let mut plain = Guest::new(&switch, 2, false, &[Feature::GUEST_CSUM]);
+        plain.post(32);
+        sender.send_all(&said, &slices(&segments));
+        assert_eq!(plain.frames(), segments);
+    }
+}
+
+#[test]
+fn a_driver_with_rsc_is_told_of_segments_and_of_no_duplicate_acknowledgements() {
+    let switch = Switch::new("lan");
+    let mut sender = Guest::new(&switch, 1, false, &[]);
+    let features = [
+        Feature::GUEST_CSUM,
+        Feature::GUEST_TSO4,
+        Feature::CSUM,
+        Feature::HOST_TSO4,
+        Feature::RSC_EXT,
+    ];
+    let mut takes = Guest::new(&switch, 2, false, &features);
+    takes.post(32);
+    let (_, _, segments) = stream(Offloads::NONE);
+    // Acknowledgements without data are nobody's segments: they come as they are, each of them.
+    let ack = [&tcp(0).1[..47], &[0x10], &tcp(0).1[48..]].concat();
+    let mut frames = vec![ack.as_slice(), &ack, &ack];
+    frames.extend(slices(&segments));
+    sender.send_all(&PLAIN, &frames);
+    let got = takes.received();
+    assert_eq!(got.len(), 4);
+    for (header, bytes) in &got[..3] {
+        assert_eq!((header.flags & HDR_F_RSC_INFO, bytes), (0, &ack));
+    }
+    let told = got[3].0;
+    assert_eq!(told.flags, HDR_F_NEEDS_CSUM | HDR_F_RSC_INFO);
+    assert_eq!((told.csum_start, told.csum_offset), (20, 0));
+}
+
+#[test]
+fn nothing_passes_what_was_sent_before_it_and_what_is_wrong_is_not_joined() {
+    let switch = Switch::new("lan");
+    let mut sender = Guest::new(&switch, 1, false, &[]);
+    let mut takes = Guest::new(&switch, 2, false, &TAKES);
+    takes.post(60);
+    let (_, whole, mut segments) = stream(Offloads::NONE);
+    let other = [&mac(2)[..], &mac(1), &[8, 6], &[7; 40]].concat();
+    let mut frames = slices(&segments);
+    frames.insert(10, &other);
+    sender.send_all(&PLAIN, &frames);
+    let got = takes.received();
+    let lens: Vec<_> = got.iter().map(|(header, bytes)| (header.gso_type, bytes.len())).collect();
+    assert_eq!(lens, [(1, 10_054), (0, other.len()), (1, 10_054)]);
+    let payload = [&got[0].1[54..], &got[2].1[54..]].concat();
+    assert_eq!(payload, whole[54..]);
+    segments[7][600] ^= 1;
+    sender.send_all(&PLAIN, &slices(&segments));
+    let got = takes.received();
+    let lens: Vec<_> = got.iter().map(|(header, bytes)| (header.gso_type, bytes.len())).collect();
+    assert_eq!(lens, [(1, 7054), (0, 1054), (1, 12_054)]);
+    assert_eq!(got[1], (NetHeader { num_buffers: 1, ..PLAIN }, segments[7].clone()));
+}
+
+#[test]
+fn what_has_no_room_joined_goes_in_parts_until_there_is_no_room_for_those() {
+    let switch = Switch::new("lan");
+    let mut sender = Guest::new(&switch, 1, false, &[]);
+    let mut takes = Guest::new(&switch, 2, false, &TAKES);
+    takes.post(5);
+    let (_, _, segments) = stream(Offloads::NONE);
+    sender.send_all(&PLAIN, &slices(&segments));
+    let got = takes.received();
+    assert_eq!(got.len(), 5);
+    for ((header, bytes), sent) in got.iter().zip(&segments) {
+        assert_eq!((header.flags, bytes), (HDR_F_DATA_VALID, sent), "its checksum was looked at");
+    }
+    assert_eq!(takes.drops(true, DropReason::NoBuffer), 15);
+}
+
+const INSIDE: &str = "VIONET_TEST_NAMESPACE";
+
+/// Runs the test `name` again, in a network namespace of its own; true when this is that run.
+/// Where there are no namespaces, it says so and is over.
+fn in_namespace(name: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let able = Command::new("unshare").args(["-rn", "true"]).status();
+    if !able.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: no network namespace can be made here");
+        return false;
+    }
+    let test = std::env::current_exe().unwrap();
+    let mut again = Command::new("unshare");
+    again.arg("-rn").arg(test).args([name, "--exact", "--nocapture"]).env(INSIDE, "1");
+    assert!(again.status().unwrap().success());
+    false
+}
+
+fn ip(words: &str) {
+    let status = Command::new("ip").args(words.split(' ')).status().unwrap();
+    assert!(status.success(), "ip {words}");
+}
+
+#[test]
+fn a_tap_whose_kernel_cuts_has_its_segments_joined_for_a_guest_that_takes_them_so() {
+    if !in_namespace(
+        "a_tap_whose_kernel_cuts_has_its_segments_joined_for_a_guest_that_takes_them_so",
+    ) {
+        return;
+    }
+    ip("tuntap add dev plain mode tap");
+    ip("tuntap add dev far mode tap");
+    ip("link add bridge0 type bridge mcast_snooping 0");
+    for name in ["plain", "far", "bridge0"] {
+        std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1").unwrap();
+        if name != "bridge0" {
+            ip(&format!("link set {name} master bridge0"));
+        }
+        ip(&format!("link set {name} up"));
+    }
+    let far = tun::Tap::open_plain("far").unwrap();
+    let plain = tun::Tap::open_plain("plain").unwrap().as_fd().try_clone_to_owned().unwrap();
+    let tap = Tap::adopt(plain, 3).unwrap();
+    assert!(tap.capabilities().receive.is_empty(), "a tap without virtio headers");
+    let (header, whole, segments) = stream(Offloads::NONE);
+    let mut guest = Guest::on(Box::new(tap), 2, &TAKES);
+    let start = Instant::now();
+    let wait = || {
+        assert!(start.elapsed() < Duration::from_secs(20), "nothing comes");
+        std::thread::sleep(Duration::from_millis(10));
+    };
+    // The bridge forwards a moment after its ports are up.
+    let probe = [&mac(2)[..], &mac(1), &[0x88, 0xb5], &[0; 50]].concat();
+    guest.post(1);
+    while guest.frames().is_empty() {
+        rustix::io::write(far.as_fd(), &probe).unwrap();
+        guest.kick();
+        wait();
+    }
+    // The guest has no buffers: all wait in the kernel, and so they come together.
+    for segment in &segments {
+        rustix::io::write(far.as_fd(), segment).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    guest.post(60);
+    guest.kick();
+    let mut got = Vec::new();
+    while got.is_empty() {
+        wait();
+        got = guest.received();
+        got.retain(|(_, frame)| *frame != probe);
+    }
+    assert_eq!(got.len(), 1);
+    assert_eq!(got[0], (NetHeader { num_buffers: got[0].0.num_buffers, ..header }, whole));
+}
