@@ -1,4 +1,4 @@
-//! What comes in segments is joined for a guest that takes it so.
+//! What comes in segments and is joined, and what comes in tunnels, on its way to a guest.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::as_conversions,
@@ -23,7 +23,7 @@ use guest::{Guest, mac, tcp};
 use vionet::endpoint::Endpoint;
 use vionet::stats::DropReason;
 use vionet_endpoint::{Switch, Tap};
-use vionet_frame::header::{NetHeader, Offloads, Request, check};
+use vionet_frame::header::{CsumAt, Gso, GsoRequest, NetHeader, Offloads, Request, Tunnel, check};
 use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments};
 use vionet_raw::host::tun;
 use vionet_spec::feature::Feature;
@@ -149,6 +149,90 @@ fn what_has_no_room_joined_goes_in_parts_until_there_is_no_room_for_those() {
         assert_eq!((header.flags, bytes), (HDR_F_DATA_VALID, sent), "its checksum was looked at");
     }
     assert_eq!(takes.drops(true, DropReason::NoBuffer), 15);
+}
+
+/// A TCP frame in VXLAN to be cut, with this as outer checksum; and the sum of its pseudo header.
+fn tunnelled(csum: bool, outer: Option<u16>) -> (NetHeader, Vec<u8>, u16) {
+    let inner = tcp(4000).1;
+    let mut vxlan = vec![8, 0, 0, 0, 0, 0, 7, 0];
+    vxlan.extend(&inner);
+    let mut frame = Vec::new();
+    let builder = etherparse::PacketBuilder::ethernet2(mac(1), mac(2));
+    builder
+        .ipv4([10, 1, 0, 1], [10, 1, 0, 2], 64)
+        .udp(5000, 4789)
+        .write(&mut frame, &vxlan)
+        .unwrap();
+    let (source, destination) = ([10, 1, 0, 1].into(), [10, 1, 0, 2].into());
+    let len = frame.len() as u32 - 34;
+    let pseudo = vionet_frame::checksum::pseudo_header_v4(source, destination, 17, len).partial();
+    frame[40..42].copy_from_slice(&outer.unwrap_or(pseudo).to_be_bytes());
+    let request = Request {
+        csum: Some(CsumAt { start: 50 + 34, offset: 16 }),
+        gso: Some(GsoRequest { kind: Gso::TcpV4, size: 1000, ecn: false }),
+        tunnel: Some(Tunnel { outer_th_offset: 34, inner_nh_offset: 64, over_v6: false, csum }),
+    };
+    (request.to_header(104), frame, pseudo)
+}
+
+/// NET-RX-32, NET-RX-33: a frame goes whole only with the outer checksum that its header says.
+#[test]
+fn a_tunnels_outer_checksum_is_what_its_header_says_or_the_frame_comes_cut() {
+    let switch = Switch::new("lan");
+    let features = [
+        Feature::CSUM,
+        Feature::HOST_TSO4,
+        Feature::HOST_TSO6,
+        Feature::HOST_USO,
+        Feature::HOST_UDP_TUNNEL_GSO,
+        Feature::HOST_UDP_TUNNEL_GSO_CSUM,
+    ];
+    let mut sender = Guest::new(&switch, 1, false, &features);
+    let features = [
+        Feature::GUEST_CSUM,
+        Feature::GUEST_TSO4,
+        Feature::GUEST_TSO6,
+        Feature::GUEST_USO4,
+        Feature::GUEST_USO6,
+        Feature::GUEST_UDP_TUNNEL_GSO,
+        Feature::GUEST_UDP_TUNNEL_GSO_CSUM,
+    ];
+    let mut takes = Guest::new(&switch, 2, false, &features);
+    takes.post(60);
+    let pseudo = tunnelled(true, None).2;
+    let cases = [
+        (true, pseudo, true),
+        (true, pseudo ^ 1, false),
+        (true, 0, false),
+        (false, 0, true),
+        (false, pseudo, false),
+        (false, 0x1234, false),
+    ];
+    for (csum, outer, whole) in cases {
+        let (header, frame, _) = tunnelled(csum, Some(outer));
+        sender.send(&header, &frame);
+        let got = takes.received();
+        if whole {
+            assert_eq!(got.len(), 1);
+            assert_eq!((got[0].0.gso_type, &got[0].1), (header.gso_type, &frame));
+            continue;
+        }
+        assert_eq!(got.len(), 4, "cut: {csum}");
+        for (header, bytes) in got {
+            assert_eq!(header.gso_type, 0);
+            assert_outer_is_right(bytes);
+        }
+    }
+}
+
+/// The outer checksum is complete once the inner one is, by somebody else's arithmetic.
+fn assert_outer_is_right(mut bytes: Vec<u8>) {
+    vionet_frame::checksum::complete(&mut bytes, CsumAt { start: 84, offset: 16 }).unwrap();
+    let sliced = etherparse::SlicedPacket::from_ethernet(&bytes).unwrap();
+    let Some(etherparse::NetSlice::Ipv4(ip)) = sliced.net else { panic!("an IPv4 packet") };
+    let Some(etherparse::TransportSlice::Udp(udp)) = sliced.transport else { panic!("a datagram") };
+    let expected = udp.to_header().calc_checksum_ipv4(&ip.header().to_header(), udp.payload());
+    assert_eq!(udp.checksum(), expected.unwrap());
 }
 
 const INSIDE: &str = "VIONET_TEST_NAMESPACE";

@@ -29,7 +29,8 @@ use core::fmt;
 use crate::checksum::{Sum, TCP_CSUM_OFFSET, UDP_CSUM_OFFSET};
 use crate::header::{CsumAt, Gso, Offloads, Request, Tunnel};
 use crate::parse::{
-    IPV4_LEN, IPV6_LEN, Ip, ParseFault, TCP_LEN, TcpFlags, Transport, UDP_LEN, parse, parse_packet,
+    IPV4_LEN, IPV6_LEN, Ip, ParseFault, Parsed, TCP_LEN, TcpFlags, Transport, UDP_LEN, parse,
+    parse_packet,
 };
 use fragment::Fragments;
 
@@ -372,6 +373,27 @@ impl Outer {
         }
         Some(())
     }
+}
+
+/// Whether the outer checksum of a frame in a tunnel is what a receiver of the whole frame expects:
+/// the pseudo header's sum where it is left open (NET-RX-32), else none (NET-RX-33). `head` is the
+/// frame's beginning, up to the tunnel's UDP header, and `len` the bytes of all of it.
+///
+/// One that is complete over the whole would do as well. It is not looked for: no sender can have
+/// meant it for the segments that are cut from the frame.
+#[must_use]
+pub fn is_summed_as_said(head: &[u8], len: u32, tunnel: &Tunnel) -> bool {
+    let parsed = usize::try_from(len).ok().and_then(|len| parse(head, len).ok());
+    let Some(ip) = parsed.as_ref().and_then(Parsed::ip) else { return false };
+    let Transport::Udp(udp) = ip.transport else { return false };
+    if ip.fragment.is_some() || ip.l4 != usize::from(tunnel.outer_th_offset) {
+        return false;
+    }
+    if !tunnel.csum {
+        return udp.checksum == 0;
+    }
+    let len = u32::try_from(ip.end.saturating_sub(ip.l4)).unwrap_or(u32::MAX);
+    !ip.routed && ip.addresses.pseudo_header(ip.protocol, len).partial() == udp.checksum
 }
 
 impl Segment<'_> {

@@ -9,8 +9,8 @@ use vionet::endpoint::{
 };
 use vionet::stats::DropReason;
 use vionet_frame::checksum::complete;
-use vionet_frame::header::Offloads;
-use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments};
+use vionet_frame::header::{Offloads, Tunnel};
+use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments, is_summed_as_said};
 use vionet_raw::{ReadSpan, copy_out};
 use vionet_spec::net::FRAME_MAX;
 
@@ -188,8 +188,31 @@ pub(super) fn hand_over(sink: &mut RxSink<'_>, given: Given<'_>, can: Offloads, 
     if !request.needs().is_subset(can) {
         return finish(sink, given, can, room);
     }
+    if let Some(tunnel) = &request.tunnel {
+        return hand_over_tunnel(sink, given, tunnel, can, room);
+    }
     let header = RxHeader { request, ..RxHeader::default() };
     count(sink.push_checked(&header, frame.len, head, bytes), sink);
+}
+
+/// The same for a frame in a tunnel. With another outer checksum than its header says it is cut
+/// here, as for a guest that takes no tunnels: each segment then has its right one.
+#[cold]
+fn hand_over_tunnel(
+    sink: &mut RxSink<'_>,
+    given: Given<'_>,
+    tunnel: &Tunnel,
+    can: Offloads,
+    room: &mut [u8],
+) {
+    let (frame, _, bytes) = given;
+    let mut front = [0; SEGMENT_HEADERS_MAX];
+    let front = copy_seen(given, &mut front);
+    if !is_summed_as_said(front, frame.len, tunnel) {
+        return finish(sink, given, can, room);
+    }
+    let header = RxHeader { request: frame.request, ..RxHeader::default() };
+    count(sink.push_checked(&header, frame.len, front, bytes), sink);
 }
 
 /// Gives a frame to a guest that would not take it as it is.

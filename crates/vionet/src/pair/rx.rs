@@ -467,7 +467,8 @@ impl<'a> GuestSink<'a> {
             net.flags |= HDR_F_DATA_VALID;
         }
         if self.plan.coalesced_info {
-            // A frame that was joined elsewhere has an unknown number of segments: one is true.
+            // A frame that was joined elsewhere has an unknown number of segments: one is true. So
+            // is no duplicate acknowledgement: such have no data (RFC 5681 §2), and are not joined.
             net = net.with_coalesced(header.segments.max(1), 0);
         }
         net.num_buffers = num_buffers;
