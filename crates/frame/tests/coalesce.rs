@@ -16,13 +16,12 @@ use proptest::collection::vec as many;
 use proptest::prelude::*;
 use vionet_frame::checksum::{Sum, complete};
 use vionet_frame::coalesce::{ARRIVALS_MAX, Arrival, coalesce};
-use vionet_frame::header::{CsumAt, Gso, GsoRequest, Offloads, Request};
+use vionet_frame::header::{CsumAt, Offloads, Request};
 use vionet_frame::parse::{Addresses, TcpFlags, Transport, parse};
-use vionet_frame::segment::{SEGMENT_HEADERS_MAX, Segments};
 
 mod other;
 
-use other::{Plan, assert_checksums, plans};
+use other::{PLAIN, Plan, assert_checksums, cut, plans, request_to_cut};
 
 /// A frame as it was delivered.
 #[derive(Clone, PartialEq, Debug)]
@@ -55,33 +54,15 @@ fn arrivals(frames: &[Vec<u8>]) -> Vec<Arrival<'_>> {
     frames.iter().map(|bytes| Arrival { bytes, ..Arrival::default() }).collect()
 }
 
-/// The whole frames that a frame to be cut stands for.
-fn cut(frame: &[u8], request: &Request) -> Vec<Vec<u8>> {
-    let mut segments = Segments::new(frame, request).expect("what was joined can be cut");
-    let mut room = [0; SEGMENT_HEADERS_MAX];
-    let mut out = Vec::new();
-    while let Some(segment) = segments.next_into(&mut room) {
-        segment.finish(&mut room, Offloads::NONE);
-        out.push([&room[..segment.header_len], segment.payload].concat());
-    }
-    out
-}
-
 /// A frame to be cut, as a driver posts it: the pseudo header's sum in the checksum's place.
 fn open(plan: &Plan, size: u16) -> (Vec<u8>, Request) {
     let mut frame = plan.unpadded();
+    let ecn = plan.transport == 0 && TcpFlags(plan.flags).contains(TcpFlags::CWR);
+    let (request, at) = request_to_cut(&frame, size, ecn);
     let ip = *parse(&frame, frame.len()).unwrap().ip().unwrap();
-    let (kind, protocol, offset) = match (ip.transport, plan.v6) {
-        (Transport::Tcp(_), false) => (Gso::TcpV4, 6, 16),
-        (Transport::Tcp(_), true) => (Gso::TcpV6, 6, 16),
-        _ => (Gso::UdpL4, 17, 6),
-    };
-    let pseudo = ip.addresses.pseudo_header(protocol, (ip.end - ip.l4) as u32).partial();
-    let at = ip.l4 + usize::from(offset);
+    let pseudo = ip.addresses.pseudo_header(ip.protocol, (ip.end - ip.l4) as u32).partial();
     frame[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
-    let ecn = kind.is_tcp() && TcpFlags(plan.flags).contains(TcpFlags::CWR);
-    let csum = Some(CsumAt { start: ip.l4 as u16, offset });
-    (frame, Request { csum, gso: Some(GsoRequest { kind, size, ecn }), tunnel: None })
+    (frame, request)
 }
 
 fn usual(plan: Plan, udp: bool) -> Plan {
@@ -101,19 +82,11 @@ fn changed(
     bytes: impl Fn(&mut Vec<u8>),
 ) -> Vec<u8> {
     let mut it = Plan {
-        tags: vec![],
-        v6: false,
-        ip_options: 0,
-        extensions: vec![],
-        traffic_class: 0,
-        transport: 0,
         ports: (1000, 80),
         seq: 0_u32.wrapping_sub(1500).wrapping_add(index * 1000),
         flags: 0x10,
-        mss: None,
-        window_scale: None,
         payload: (0..len).map(|at| (at % 251) as u8).collect(),
-        padding: 0,
+        ..PLAIN
     };
     plan(&mut it);
     let mut frame = it.frame();
@@ -163,7 +136,7 @@ proptest! {
         let plan = Plan { flags, payload, ..usual(plan, udp) };
         let size = plan.payload.len().div_ceil(usize::from(pieces)) as u16;
         let (whole, request) = open(&plan, size);
-        let mut frames = cut(&whole, &request);
+        let mut frames = cut(&whole, &request).unwrap();
         prop_assert!(frames.len() <= 64 || size == 1);
         prop_assume!(frames.len() > 1);
         let mut arrived = arrivals(&frames);
@@ -233,7 +206,7 @@ proptest! {
                 prop_assert_eq!(&one.bytes, &frames[one.places[0]]);
                 continue;
             }
-            let apart = cut(&one.bytes, &one.request);
+            let apart = cut(&one.bytes, &one.request).unwrap();
             prop_assert_eq!(apart.len(), one.places.len());
             for (cut, place) in apart.iter().zip(&one.places) {
                 let mut came = frames[*place].clone();

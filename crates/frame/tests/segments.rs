@@ -15,53 +15,20 @@
 use etherparse::{NetSlice, SlicedPacket};
 use proptest::collection::vec as many;
 use proptest::prelude::*;
-use vionet_frame::checksum::complete;
-use vionet_frame::header::{CsumAt, Gso, GsoRequest, Offloads, Request, Tunnel};
+use vionet_frame::header::{CsumAt, Gso, GsoRequest, Request, Tunnel};
 use vionet_frame::parse::{ParseFault, Tcp, TcpFlags, Transport, parse};
-use vionet_frame::segment::{SEGMENT_HEADERS_MAX, SEGMENTS_MAX, SegmentFault, Segments};
+use vionet_frame::segment::{SEGMENT_HEADERS_MAX, SEGMENTS_MAX, SegmentFault};
 
 mod other;
 
-use other::{Plan, assert_checksums, compare, plans};
+use other::{PLAIN, Plan, assert_checksums, compare, cut, plans, request_to_cut};
 
 /// The frame as a driver would post it to be cut, its checksum not yet complete.
 fn to_be_cut(plan: &Plan, size: u16, ecn: bool) -> (Vec<u8>, Request) {
     let mut frame = plan.frame();
-    let parsed = parse(&frame, frame.len()).unwrap();
-    let ip = parsed.ip().unwrap();
-    let (kind, offset) = match (ip.transport, plan.v6) {
-        (Transport::Tcp(_), false) => (Gso::TcpV4, 16),
-        (Transport::Tcp(_), true) => (Gso::TcpV6, 16),
-        _ => (Gso::UdpL4, 6),
-    };
-    let at = ip.l4 + usize::from(offset);
+    let (request, at) = request_to_cut(&frame, size, ecn);
     frame[at..at + 2].fill(0xab);
-    let csum = CsumAt { start: u16::try_from(ip.l4).unwrap(), offset };
-    let gso = Some(GsoRequest { kind, size, ecn });
-    (frame, Request { csum: Some(csum), gso, tunnel: None })
-}
-
-fn cut(frame: &[u8], request: &Request) -> Result<Vec<Vec<u8>>, SegmentFault> {
-    let mut segments = Segments::new(frame, request)?;
-    let mut out = Vec::new();
-    let mut room = [0; SEGMENT_HEADERS_MAX];
-    while let Some(segment) = segments.next_into(&mut room) {
-        let mut open = [&room[..segment.header_len], segment.payload].concat();
-        let left = segment.finish(&mut room, Offloads::NONE);
-        assert_eq!(left, Request::default());
-        let whole = [&room[..segment.header_len], segment.payload].concat();
-        // Leaving the checksum open and completing it later gives the same.
-        assert_eq!(segment.finish(&mut room, Offloads::CSUM), segment.request());
-        if let Some(csum) = segment.request().csum {
-            assert_eq!(Some(csum), request.csum);
-            complete(&mut open, csum).unwrap();
-        }
-        assert_eq!(open, whole);
-        out.push(whole);
-        assert!(out.len() <= SEGMENTS_MAX);
-    }
-    assert!(segments.next_into(&mut room).is_none());
-    Ok(out)
+    (frame, request)
 }
 
 proptest! {
@@ -304,19 +271,3 @@ fn datagrams_that_cannot_become_fragments_are_refused() {
     let long = Plan { v6: true, payload: vec![7; 65_527], ..plan };
     assert_eq!(cut_to(&long, 65_534), Ok(2));
 }
-
-const PLAIN: Plan = Plan {
-    tags: vec![],
-    v6: false,
-    ip_options: 0,
-    extensions: vec![],
-    traffic_class: 0,
-    transport: 0,
-    ports: (1, 2),
-    seq: u32::MAX - 100,
-    flags: 0,
-    mss: None,
-    window_scale: None,
-    payload: vec![],
-    padding: 0,
-};

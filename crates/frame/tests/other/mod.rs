@@ -13,7 +13,10 @@ use proptest::collection::vec as many;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::subsequence;
-use vionet_frame::parse::{Addresses, Ip, Parsed, Transport};
+use vionet_frame::checksum::complete;
+use vionet_frame::header::{CsumAt, Gso, GsoRequest, Offloads, Request};
+use vionet_frame::parse::{Addresses, Ip, Parsed, Transport, parse};
+use vionet_frame::segment::{SEGMENT_HEADERS_MAX, SEGMENTS_MAX, SegmentFault, Segments};
 
 pub const GUEST: [u8; 6] = [0x52, 0x54, 0, 0x12, 0x34, 0x56];
 pub const HOST: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
@@ -319,4 +322,58 @@ pub fn assert_checksums(frame: &[u8]) {
         }
         NetSlice::Arp(_) => panic!("arp"),
     }
+}
+
+/// A frame with nothing special about it.
+pub const PLAIN: Plan = Plan {
+    tags: vec![],
+    v6: false,
+    ip_options: 0,
+    extensions: vec![],
+    traffic_class: 0,
+    transport: 0,
+    ports: (1, 2),
+    seq: u32::MAX - 100,
+    flags: 0,
+    mss: None,
+    window_scale: None,
+    payload: vec![],
+    padding: 0,
+};
+
+/// What a driver says of a TCP or UDP frame that is to be cut, and where its checksum is.
+pub fn request_to_cut(frame: &[u8], size: u16, ecn: bool) -> (Request, usize) {
+    let ip = *parse(frame, frame.len()).unwrap().ip().unwrap();
+    let (kind, offset) = match (ip.transport, ip.addresses.is_v4()) {
+        (Transport::Tcp(_), true) => (Gso::TcpV4, 16),
+        (Transport::Tcp(_), false) => (Gso::TcpV6, 16),
+        _ => (Gso::UdpL4, 6),
+    };
+    let csum = CsumAt { start: u16::try_from(ip.l4).unwrap(), offset };
+    let gso = Some(GsoRequest { kind, size, ecn });
+    (Request { csum: Some(csum), gso, tunnel: None }, ip.l4 + usize::from(offset))
+}
+
+/// The whole frames that a frame to be cut stands for.
+pub fn cut(frame: &[u8], request: &Request) -> Result<Vec<Vec<u8>>, SegmentFault> {
+    let mut segments = Segments::new(frame, request)?;
+    let mut out = Vec::new();
+    let mut room = [0; SEGMENT_HEADERS_MAX];
+    while let Some(segment) = segments.next_into(&mut room) {
+        let mut open = [&room[..segment.header_len], segment.payload].concat();
+        let left = segment.finish(&mut room, Offloads::NONE);
+        assert_eq!(left, Request::default());
+        let whole = [&room[..segment.header_len], segment.payload].concat();
+        // Leaving the checksum open and completing it later gives the same.
+        assert_eq!(segment.finish(&mut room, Offloads::CSUM), segment.request());
+        if let Some(csum) = segment.request().csum {
+            assert_eq!(Some(csum), request.csum);
+            complete(&mut open, csum).unwrap();
+        }
+        assert_eq!(open, whole);
+        out.push(whole);
+        assert!(out.len() <= SEGMENTS_MAX);
+    }
+    assert!(segments.next_into(&mut room).is_none());
+    Ok(out)
 }
