@@ -96,7 +96,9 @@ impl Sum {
     #[inline]
     fn join(&mut self, value: u16, odd: bool) {
         let value = if self.odd { value.swap_bytes() } else { value };
-        self.value = fold(u64::from(self.value).wrapping_add(u64::from(value)));
+        // After a carry the sum is at most 2^16 - 2, so there is room for it.
+        let (sum, carry) = self.value.overflowing_add(value);
+        self.value = sum.wrapping_add(u16::from(carry));
         self.odd ^= odd;
     }
 }
@@ -146,6 +148,9 @@ pub fn complete(frame: &mut [u8], at: CsumAt) -> Result<(), HeaderFault> {
 
 /// Bytes of a word that is added at once.
 const WORD: usize = 8;
+/// Words that are added side by side.
+const LANES: usize = 8;
+const BLOCK: usize = WORD * LANES;
 
 /// The folded sum of `bytes` as 16-bit words in the machine's byte order, zero-padded.
 ///
@@ -155,14 +160,23 @@ const WORD: usize = 8;
 /// it is the sum of the lower halves, which cannot.
 #[inline]
 fn sum_words(bytes: &[u8]) -> u16 {
-    let (words, rest) = bytes.as_chunks::<WORD>();
-    let (mut all, mut uppers) = (0_u64, 0_u64);
-    for word in words {
-        let word = u64::from_ne_bytes(*word);
-        all = all.wrapping_add(word);
-        uppers = uppers.wrapping_add(word >> 32);
+    let (blocks, rest) = bytes.as_chunks::<BLOCK>();
+    let (mut all, mut uppers) = ([0_u64; LANES], [0_u64; LANES]);
+    for block in blocks {
+        let (words, _) = block.as_chunks::<WORD>();
+        for ((word, all), uppers) in words.iter().zip(&mut all).zip(&mut uppers) {
+            let word = u64::from_ne_bytes(*word);
+            *all = all.wrapping_add(word);
+            *uppers = uppers.wrapping_add(word >> 32);
+        }
     }
+    let add = |sum: u64, word: &u64| sum.wrapping_add(*word);
+    let (all, uppers) = (all.iter().fold(0, add), uppers.iter().fold(0, add));
     let mut total = add_around(all.wrapping_sub(uppers << 32), uppers);
+    let (words, rest) = rest.as_chunks::<WORD>();
+    for word in words {
+        total = add_around(total, u64::from_ne_bytes(*word));
+    }
     let (halves, rest) = rest.as_chunks::<4>();
     for half in halves {
         total = add_around(total, u64::from(u32::from_ne_bytes(*half)));

@@ -98,7 +98,7 @@ pub struct Segments<'f> {
 #[derive(Clone, Debug)]
 enum Way {
     /// They are repeated: TSO and USO.
-    Repeat { outer: Option<Outer>, packet: Packet, csum: CsumAt },
+    Repeat { outer: Option<Outer>, packet: Packet, transport: Origin, csum: CsumAt },
     /// Those of IP are repeated: UFO.
     Fragment(Fragments),
 }
@@ -112,6 +112,18 @@ struct Packet {
     pseudo: Sum,
     /// What IPv4 has in its header; `None` for IPv6.
     v4: Option<V4>,
+}
+
+/// What the transport headers of all segments are made from.
+#[derive(Clone, Copy, Debug)]
+struct Origin {
+    /// The sum of what is the same in all: TCP's header but for sequence number, flags and their
+    /// word, and checksum; UDP's ports.
+    sum: Sum,
+    /// TCP's sequence number, header length and flags.
+    seq: u32,
+    offset: u8,
+    flags: TcpFlags,
 }
 
 /// What is the same in the IPv4 headers of all segments.
@@ -131,7 +143,7 @@ struct Outer {
 }
 
 /// One segment: its headers are in the caller's room, its payload is still in the frame.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Segment<'f> {
     /// Bytes of headers in the room.
     pub header_len: usize,
@@ -139,8 +151,9 @@ pub struct Segment<'f> {
     pub payload: &'f [u8],
     /// No segment follows.
     pub is_last: bool,
-    /// The checksum that is left open; fragments have none.
-    csum: Option<CsumAt>,
+    /// The checksum that is left open, and the sum of all that it covers but the payload; fragments
+    /// have none.
+    csum: Option<(CsumAt, Sum)>,
 }
 
 impl<'f> Segments<'f> {
@@ -183,7 +196,8 @@ impl<'f> Segments<'f> {
             let (fragments, size) = Fragments::of(frame, packet, ip.end, size)?;
             (Way::Fragment(fragments), ip.l4, size)
         } else {
-            (Way::Repeat { outer, packet, csum }, ip.payload, size)
+            let transport = Origin::of(frame, &ip).ok_or(unreadable)?;
+            (Way::Repeat { outer, packet, transport, csum }, ip.payload, size)
         };
         if ip.payload > SEGMENT_HEADERS_MAX {
             return Err(SegmentFault::HeadersTooLong);
@@ -202,6 +216,7 @@ impl<'f> Segments<'f> {
     ///
     /// The checksum is left open: the field holds the pseudo header's sum, as
     /// [`Segment::request`] says.
+    #[inline(always)]
     pub fn next_into(&mut self, room: &mut [u8; SEGMENT_HEADERS_MAX]) -> Option<Segment<'f>> {
         if self.is_over {
             return None;
@@ -217,20 +232,21 @@ impl<'f> Segments<'f> {
             repeated.copy_from_slice(self.headers);
         }
         let segment = match &self.way {
-            Way::Repeat { outer, packet, csum } => {
+            Way::Repeat { outer, packet, transport, csum } => {
                 let end = self.headers.len().saturating_add(payload.len());
                 packet.write_lengths(repeated, end, self.index)?;
                 let is_udp = csum.offset == UDP_CSUM_OFFSET;
-                let open = if is_udp {
+                let (open, changed) = if is_udp {
                     packet.write_udp(repeated, end)?
                 } else {
-                    packet.write_tcp(repeated, end, self.done, self.index == 0, is_last)?
+                    packet.write_tcp(repeated, end, transport, (self.done, is_last))?
                 };
                 if let Some(outer) = outer {
                     outer.write(repeated, end, self.index, packet.l4, open)?;
                 }
+                let sum = open.followed_by(transport.sum).followed_by(changed);
                 let header_len = self.headers.len();
-                Segment { header_len, payload, is_last, csum: Some(*csum) }
+                Segment { header_len, payload, is_last, csum: Some((*csum, sum)) }
             }
             Way::Fragment(fragments) => fragments.write(room, payload, self.done, is_last)?,
         };
@@ -238,6 +254,21 @@ impl<'f> Segments<'f> {
         self.index = self.index.wrapping_add(1);
         self.is_over = is_last;
         Some(segment)
+    }
+}
+
+impl Origin {
+    fn of(frame: &[u8], ip: &Ip) -> Option<Self> {
+        let header = frame.get(ip.l4..ip.payload)?;
+        let Transport::Tcp(tcp) = ip.transport else {
+            let sum = Sum::of(header.get(..4)?);
+            return Some(Self { sum, seq: 0, offset: 0, flags: TcpFlags::default() });
+        };
+        let (fixed, options) = header.split_first_chunk::<TCP_LEN>()?;
+        let [p0, p1, p2, p3, _, _, _, _, a0, a1, a2, a3, offset, _, w0, w1, _, _, u0, u1] = *fixed;
+        let mut sum = Sum::of(&[p0, p1, p2, p3, a0, a1, a2, a3, w0, w1, u0, u1]);
+        sum.add(options);
+        Some(Self { sum, seq: tcp.seq, offset, flags: tcp.flags })
     }
 }
 
@@ -259,6 +290,7 @@ impl Packet {
 
     /// IPv4: total length, identification one more for each segment, header checksum.
     /// IPv6: payload length. The packet ends at `end` of the segment.
+    #[inline]
     fn write_lengths(&self, headers: &mut [u8], end: usize, index: u16) -> Option<()> {
         let packet_len = end.checked_sub(self.l3)?;
         let header = headers.get_mut(self.l3..self.l4)?;
@@ -289,42 +321,46 @@ impl Packet {
     }
 
     /// UDP (NET-TX-18): its own length. Returns the pseudo header's sum, which it leaves in the
-    /// checksum's place.
-    fn write_udp(&self, headers: &mut [u8], end: usize) -> Option<Sum> {
+    /// checksum's place, and the sum of what else it has written.
+    fn write_udp(&self, headers: &mut [u8], end: usize) -> Option<(Sum, Sum)> {
         let (pseudo, len) = self.transport(end)?;
         let header = headers.get_mut(self.l4..)?;
         let [_, _, _, _, n0, n1, c0, c1] = header.first_chunk_mut::<UDP_LEN>()?;
         [*n0, *n1] = len.to_be_bytes();
         [*c0, *c1] = pseudo.partial().to_be_bytes();
-        Some(pseudo)
+        Some((pseudo, Sum::from_partial(len)))
     }
 
     /// TCP (NET-TX-17): sequence number on by the payload before, FIN and PSH in the last segment
-    /// only, CWR in the first only (NET-TX-20). Returns the pseudo header's sum, as for UDP.
+    /// only, CWR in the first only (NET-TX-20). Returns the same sums as for UDP.
+    #[inline]
     fn write_tcp(
         &self,
         headers: &mut [u8],
         end: usize,
-        done: usize,
-        is_first: bool,
-        is_last: bool,
-    ) -> Option<Sum> {
+        from: &Origin,
+        (done, is_last): (usize, bool),
+    ) -> Option<(Sum, Sum)> {
         let (pseudo, _) = self.transport(end)?;
-        let header = headers.get_mut(self.l4..)?;
-        let [_, _, _, _, s0, s1, s2, s3, rest @ ..] = header.first_chunk_mut::<TCP_LEN>()?;
-        let [_, _, _, _, _, flags, _, _, c0, c1, _, _] = rest;
-        let seq = u32::from_be_bytes([*s0, *s1, *s2, *s3]);
-        [*s0, *s1, *s2, *s3] = seq.wrapping_add(u32::try_from(done).ok()?).to_be_bytes();
+        let seq = from.seq.wrapping_add(u32::try_from(done).ok()?);
+        let mut flags = from.flags;
         if !is_last {
-            *flags = TcpFlags(*flags).difference(TcpFlags::FIN | TcpFlags::PSH).0;
+            flags = flags.difference(TcpFlags::FIN | TcpFlags::PSH);
         }
         // Whether or not the ECN bit announced it: a second CWR would tell the receiver that the
         // mark it echoed since has been answered too (RFC 3168 §6.1.2).
-        if !is_first {
-            *flags = TcpFlags(*flags).difference(TcpFlags::CWR).0;
+        if done > 0 {
+            flags = flags.difference(TcpFlags::CWR);
         }
+        let header = headers.get_mut(self.l4..)?;
+        let [_, _, _, _, s0, s1, s2, s3, rest @ ..] = header.first_chunk_mut::<TCP_LEN>()?;
+        let [_, _, _, _, _, f, _, _, c0, c1, _, _] = rest;
+        [*s0, *s1, *s2, *s3] = seq.to_be_bytes();
+        *f = flags.0;
         [*c0, *c1] = pseudo.partial().to_be_bytes();
-        Some(pseudo)
+        let mut changed = Sum::from_partial(u16::from_be_bytes([from.offset, flags.0]));
+        changed.add_u32(seq);
+        Some((pseudo, changed))
     }
 }
 
@@ -359,7 +395,7 @@ impl Outer {
         open: Sum,
     ) -> Option<()> {
         self.packet.write_lengths(headers, end, index)?;
-        let pseudo = self.packet.write_udp(headers, end)?;
+        let (pseudo, _) = self.packet.write_udp(headers, end)?;
         let header = headers.get_mut(self.packet.l4..inner)?;
         let [.., c0, c1] = header.first_chunk_mut::<UDP_LEN>()?;
         [*c0, *c1] = [0, 0];
@@ -400,11 +436,16 @@ impl Segment<'_> {
     /// What the segment asks for as it was written: the checksum to be completed.
     #[must_use]
     pub const fn request(&self) -> Request {
-        Request { csum: self.csum, gso: None, tunnel: None }
+        let csum = match self.csum {
+            Some((at, _)) => Some(at),
+            None => None,
+        };
+        Request { csum, gso: None, tunnel: None }
     }
 
     /// Makes the segment one for a receiver that can do what `can` says: its checksum is completed
     /// if that is not left to the receiver. Returns what is left open.
+    #[inline]
     pub fn finish(&self, room: &mut [u8; SEGMENT_HEADERS_MAX], can: Offloads) -> Request {
         if can.contains(Offloads::CSUM) {
             return self.request();
@@ -414,15 +455,14 @@ impl Segment<'_> {
     }
 
     /// Completes the checksum in the segment's headers, given the sum of its payload (NET-TX-16).
+    #[inline]
     pub fn complete(&self, room: &mut [u8; SEGMENT_HEADERS_MAX], payload: Sum) {
-        let Some(csum) = self.csum else { return };
-        let header = room.get_mut(usize::from(csum.start)..self.header_len);
-        let Some(header) = header else { return };
-        let sum = Sum::of(header).followed_by(payload);
-        let is_udp = csum.offset == UDP_CSUM_OFFSET;
+        let Some((at, sum)) = self.csum else { return };
+        let sum = sum.followed_by(payload);
+        let is_udp = at.offset == UDP_CSUM_OFFSET;
         let checksum = if is_udp { sum.udp_checksum() } else { sum.checksum() };
-        let field = header.get_mut(usize::from(csum.offset)..);
-        if let Some(field) = field.and_then(<[u8]>::first_chunk_mut) {
+        let field = usize::from(at.start).saturating_add(at.offset.into());
+        if let Some(field) = room.get_mut(field..).and_then(<[u8]>::first_chunk_mut) {
             *field = checksum.to_be_bytes();
         }
     }
