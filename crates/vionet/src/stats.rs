@@ -64,6 +64,8 @@ reasons! {
         Unsupported = "unsupported",
         /// A bounded table of the endpoint is full.
         TableFull = "table-full",
+        /// Others have delivered more than the host's rate limit lets through (receive).
+        RateLimited = "rate-limited",
         /// The link is down.
         LinkDown = "link-down",
         /// The receive queue that it is for does not run (receive).
@@ -147,7 +149,7 @@ impl From<Refusal> for DropReason {
 }
 
 /// How many drop reasons there are.
-const REASONS: usize = 37;
+const REASONS: usize = 38;
 const _: () = assert!(DropReason::ALL.len() == REASONS, "one counter per reason");
 
 /// A counter with one writer; readers may be a moment behind.
@@ -182,8 +184,11 @@ pub struct LaneStats {
     pub interrupts: Counter,
     /// Times the driver wanted no interrupt for used buffers.
     pub suppressed: Counter,
-    /// Times the guest had no buffers for what was waiting.
+    /// Times the guest had no buffers for what was waiting (receive).
     pub starved: Counter,
+    /// Times something was left with the guest: the host side was full, or a limit was reached
+    /// (transmit).
+    pub stalled: Counter,
     /// Times the platform had no translation yet for what the driver had posted.
     pub untranslated: Counter,
     /// Faults of the driver that stopped the queue.
@@ -208,13 +213,15 @@ pub struct LaneStats {
     pub segments: Counter,
     /// Their bytes.
     pub segment_bytes: Counter,
-    /// Frames held back by a rate limit, each time they were (transmit); times the host side was
-    /// not asked for some (receive).
+    /// Frames held back by a rate limit, each once (transmit); those that were dropped for one,
+    /// and times the host side began not to be asked for some (receive).
     pub limited: Counter,
     /// The bytes of the frames.
     pub limited_bytes: Counter,
     /// How many batches had how many frames.
     pub batch_sizes: Histogram,
+    /// How many frames the pair's own worker has moved from one wake-up to its next sleep.
+    pub wake_sizes: Histogram,
     drops: Drops,
 }
 
@@ -234,7 +241,7 @@ impl Default for Drops {
 pub struct Histogram([Counter; HISTOGRAM]);
 
 /// Places of a [`Histogram`].
-pub const HISTOGRAM: usize = 8;
+pub const HISTOGRAM: usize = 12;
 
 impl Histogram {
     /// Counts a number above 0; only the owner calls this.
@@ -261,6 +268,12 @@ impl LaneStats {
             // Pairs that deliver to each other may both drop.
             counter.0.fetch_add(count, Ordering::Relaxed);
         }
+    }
+
+    /// Counts a frame that a rate limit has kept from the guest.
+    pub(crate) fn limited(&self, len: u32) {
+        self.limited.add(1);
+        self.limited_bytes.add(len.into());
     }
 
     /// Frames dropped for one reason.

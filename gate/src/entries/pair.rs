@@ -1,7 +1,7 @@
 //! A whole step of a queue pair, and what an endpoint calls in the middle of it.
 
 use vionet::endpoint::{RxHeader, RxSink, TxBatch};
-use vionet::limit::{Limiter, wire};
+use vionet::limit::{Turn, Wire, wire};
 use vionet::stats::DropReason;
 use vionet::{Instant, QueuePair};
 
@@ -33,11 +33,11 @@ pub extern "C" fn gate_rx_sink(sink: &mut RxSink<'_>, header: &RxHeader, frame: 
 
 /// A batch held against the limits, in both directions.
 #[unsafe(no_mangle)]
-pub extern "C" fn gate_limiter(limiter: &Limiter, now: Instant, lens: &[u32]) -> usize {
-    let grant = limiter.grant(now, lens.iter().map(|len| wire(*len, 54, 1448)));
-    limiter.refund(grant.paid);
-    if limiter.credit(now).is_ok() {
-        limiter.charge(now, grant.paid);
+pub extern "C" fn gate_turn(turn: &mut Turn, now: Instant, lens: &[u32], paid: &Wire) -> usize {
+    let grant = turn.grant(now, lens.iter().map(|len| wire(*len, 54, 1448)));
+    turn.refund(*paid);
+    if turn.credit(now).is_ok() {
+        turn.charge(now, *paid);
     }
     grant.frames
 }

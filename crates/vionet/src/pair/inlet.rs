@@ -25,9 +25,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use rustix::event::{EventfdFlags, eventfd};
 use vionet_queue::{DeviceWrites, Fault};
 
+use super::meter::Meter;
 use super::rx::{Filled, GuestSink};
 use super::sink::{Bench, Look};
 use super::{Lane, Refused, RxSink};
+use crate::limit::Turn;
 use crate::negotiate::Plan;
 use crate::nic::PairIndex;
 use crate::stats::{DropReason, PairStats};
@@ -66,6 +68,8 @@ pub(super) struct Lent {
     lane: Lane<DeviceWrites>,
     /// Looks at frames, if anything is to.
     bench: Option<Bench>,
+    /// What may be delivered, if that is limited: what is above is dropped.
+    turn: Option<Turn>,
     pair: PairIndex,
     plan: Plan,
     stats: Arc<PairStats>,
@@ -112,7 +116,7 @@ impl Inlet {
         }
         let mut place = self.lock();
         // Its owner may have come while others had it.
-        let Some(Lent { lane, bench, pair, plan, stats, .. }) =
+        let Some(Lent { lane, bench, turn, pair, plan, stats, .. }) =
             place.as_mut().filter(|_| self.is_open())
         else {
             return Delivery::Closed;
@@ -120,17 +124,23 @@ impl Inlet {
         let stats = &stats.rx;
         lane.queue.disarm();
         let sink = GuestSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now);
-        let sink = match bench {
-            None => RxSink::guest(sink),
-            Some(bench) => {
-                RxSink::judged(Look { bench, here: *pair, plan, stats, now }, Some(sink))
+        let meter = turn.as_mut().map(|turn| Meter::policing(turn.credit(now).unwrap_or_default()));
+        let here = *pair;
+        let look = bench.as_mut().map(|bench| Look { bench, here });
+        let sink = match (&look, &meter) {
+            (None, None) => RxSink::guest(sink),
+            (Some(_), _) | (_, Some(_)) => {
+                RxSink::apart(look, Some(sink), meter, (plan, stats, now))
             }
         };
         let mut sink = sink.with_budget(FRAMES_MAX);
         fill(&mut sink);
-        let filled = sink.finish();
+        let (filled, passed) = (sink.finish(), sink.passed());
         // What it has open of other pairs is closed first.
         drop(sink);
+        if let Some(turn) = turn {
+            turn.charge(now, passed);
+        }
         self.settle(&mut place, &filled, now);
         Delivery::Done
     }
@@ -271,12 +281,12 @@ impl Inlet {
 impl Lent {
     pub(super) fn new(
         lane: Lane<DeviceWrites>,
-        bench: Option<Bench>,
+        (bench, turn): (Option<Bench>, Option<Turn>),
         (pair, plan): (PairIndex, Plan),
         stats: Arc<PairStats>,
         (has_interrupt, fault): (bool, Option<Fault>),
     ) -> Self {
-        Self { lane, bench, pair, plan, stats, fault, has_interrupt }
+        Self { lane, bench, turn, pair, plan, stats, fault, has_interrupt }
     }
 }
 

@@ -137,6 +137,12 @@ impl<D: Direction> Lane<D> {
         !self.broken
     }
 
+    /// Whether frames can be delivered into it.
+    #[inline]
+    pub(super) fn is_usable(&self) -> bool {
+        self.is_live() && self.enabled
+    }
+
     /// At the end of a step: nothing stays taken whose translation may be gone by the next one.
     /// Behind arming, which asks for a kick with what comes after all that was seen.
     #[inline]

@@ -1,22 +1,19 @@
 //! The host's rate limits on a pair: how much of a batch goes now, and when to try again.
 //!
 //! ```text
-//!   transmit   frames --grant--> so many go; the rest stays with the guest until there is credit
-//!   receive    credit? --no--> the host side is not asked     --yes--> delivered, then charged
+//!   transmit   frames --grant--> so many go; the rest stays with the guest until its turn comes
+//!   receive    credit? --no--> the host side is not asked
+//!                     --yes--> it delivers until the credit is used up (meter.rs)
 //! ```
 //!
-//! A limit is asked once a batch, not for each frame. What the ports of a switch deliver to the
-//! guest is paid for as well, but not held up: limit who sends there.
+//! A limit is asked once a batch, not for each frame.
 
+use super::meter::{Meter, on_wire};
 use super::tx::{TxBatch, TxFrame};
 use crate::endpoint::{EndpointFault, EndpointQueue};
-use crate::limit::{Limiter, Wire, wire};
+use crate::limit::{Limiter, Turn, Wire};
 use crate::stats::LaneStats;
 use crate::time::Instant;
-
-/// The least bytes of a TCP and of a UDP header.
-const TCP: u16 = 20;
-const UDP: u16 = 8;
 
 /// The limits of both directions of a device, shared by its pairs; with limits that other devices
 /// have, too, if they are to share them.
@@ -40,37 +37,56 @@ impl Limits {
 #[derive(Debug)]
 pub(crate) struct Limited {
     limits: Limits,
+    transmit: Turn,
+    receive: Turn,
     /// When transmitting and receiving may go on that were held up.
     until: [Option<Instant>; 2],
-    /// What had been received when it was last paid for.
-    paid: Wire,
+    /// What may be received in this step, where that is limited.
+    credit: Option<Wire>,
+    /// Frames for transmit were looked at in the last step.
+    was_asked: bool,
+    /// So many of the first that wait have been counted as held back.
+    counted: usize,
 }
 
 impl Limited {
-    /// What was received after `paid`, or from now on, is yet to be paid.
-    pub(crate) fn new(limits: Limits, paid: Option<Wire>, stats: &LaneStats) -> Self {
-        let paid = paid.unwrap_or_else(|| so_far(stats));
-        Self { limits, until: [None; 2], paid }
+    pub(crate) fn new(limits: Limits) -> Self {
+        let (transmit, receive) =
+            (Turn::new(limits.transmit.clone()), Turn::new(limits.receive.clone()));
+        let until = [None; 2];
+        Self { limits, transmit, receive, until, credit: None, was_asked: false, counted: 0 }
     }
 
-    /// What had been received when it was last paid for.
-    pub(super) fn paid(&self) -> Wire {
-        self.paid
+    /// What limits others who deliver to the guest.
+    #[cfg(feature = "std")]
+    pub(super) fn receive_limiter(&self) -> Option<&Limiter> {
+        Some(&self.limits.receive).filter(|limiter| !limiter.is_open())
     }
 
-    /// Before a step: pays for what came in the last one. Whether the host side may be asked for
-    /// more.
+    /// Before a step in which the host side would be asked for frames if it `asks`: whether it may
+    /// be.
     #[cold]
-    pub(super) fn begin(&mut self, now: Instant, stats: &LaneStats) -> bool {
-        let all = so_far(stats);
-        let bytes = all.bytes.wrapping_sub(self.paid.bytes);
-        let frames = all.frames.wrapping_sub(self.paid.frames);
-        self.limits.receive.charge(now, Wire { bytes, frames });
-        self.paid = all;
-        let receive = self.limits.receive.credit(now).err();
-        stats.limited.add(u64::from(receive.is_some()));
-        self.until = [None, receive];
-        receive.is_none()
+    pub(super) fn begin(&mut self, now: Instant, asks: bool, stats: &LaneStats) -> bool {
+        // Nobody waits for what is not needed any more.
+        if !core::mem::take(&mut self.was_asked) {
+            self.transmit.give_up();
+            self.counted = 0;
+        }
+        (self.until, self.credit) = ([None; 2], None);
+        if !asks {
+            self.receive.give_up();
+        } else if !self.limits.receive.is_open() {
+            let waits = self.receive.waits(now).is_some();
+            match self.receive.credit(now) {
+                Ok(credit) => self.credit = Some(credit),
+                Err(at) => {
+                    stats.limited.add(u64::from(!waits));
+                    self.until = [None, Some(at)];
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     /// Whether frames of the guest are held up.
@@ -84,43 +100,53 @@ impl Limited {
         self.until
     }
 
+    /// What counts the frames received in this step, where that is limited.
+    pub(super) fn meter(&self) -> Option<Meter> {
+        self.credit.map(Meter::holding)
+    }
+
+    /// Pays for what was received in this step.
+    #[cold]
+    pub(super) fn received(&mut self, now: Instant, passed: Wire) {
+        if self.credit.take().is_some() {
+            self.receive.charge(now, passed);
+        }
+    }
+
     /// Hands over what may pass.
+    #[inline(never)]
     pub(super) fn transmit(
         &mut self,
         endpoint: &mut dyn EndpointQueue,
         batch: &mut TxBatch<'_>,
         stats: &LaneStats,
     ) -> Result<(), EndpointFault> {
-        let limiter = &self.limits.transmit;
+        self.was_asked = true;
         let frames = batch.frames();
-        let grant = limiter.grant(batch.now(), frames.iter().map(on_wire));
+        let paid = |frame: &TxFrame| on_wire(frame.len, &frame.request, batch.bytes(frame));
+        // Seen once: what is refunded is what was paid, whatever the guest writes meanwhile.
+        let mut wires = [Wire::NONE; super::BATCH];
+        for (slot, frame) in wires.iter_mut().zip(frames) {
+            *slot = paid(frame);
+        }
+        let wires = wires.get(..frames.len()).unwrap_or(&wires);
+        let grant = self.transmit.grant(batch.now(), wires.iter().copied());
         let result = match grant.frames {
             0 => Ok(()),
             count => batch.with_part(count, |part| endpoint.transmit(part)),
         };
         // What the host had no room for was paid, and is not gone.
-        let left = batch.frames().len();
-        let held = frames.len().saturating_sub(grant.frames);
-        let unsent = batch.frames().iter().take(left.saturating_sub(held)).map(on_wire);
-        limiter.refund(unsent.fold(Wire::default(), Wire::plus));
+        let sent = frames.len().saturating_sub(batch.frames().len());
+        let unsent = wires.get(sent..grant.frames).unwrap_or(&[]);
+        self.transmit.refund(unsent.iter().copied().fold(Wire::NONE, Wire::plus));
+        let held = frames.get(grant.frames..).unwrap_or(&[]);
         let [transmit, _] = &mut self.until;
-        *transmit = grant.until.filter(|_| held > 0);
-        stats.limited.add(u64::try_from(held).unwrap_or(0));
-        let kept = frames.iter().skip(grant.frames).map(|frame| u64::from(frame.len));
-        stats.limited_bytes.add(kept.sum());
+        *transmit = grant.until.filter(|_| !held.is_empty());
+        // Those that were held back before come first.
+        let new = held.get(self.counted.saturating_sub(grant.frames)..).unwrap_or(&[]);
+        stats.limited.add(u64::try_from(new.len()).unwrap_or(0));
+        stats.limited_bytes.add(new.iter().map(|frame| u64::from(frame.len)).sum());
+        self.counted = if held.is_empty() { 0 } else { batch.frames().len() };
         result
     }
-}
-
-fn so_far(stats: &LaneStats) -> Wire {
-    Wire { bytes: stats.bytes.value(), frames: stats.frames.value() }
-}
-
-/// What a frame is on a wire. Of a frame to be cut the headers are known but for options.
-fn on_wire(frame: &TxFrame) -> Wire {
-    let (Some(at), Some(gso)) = (frame.request.csum, frame.request.gso) else {
-        return wire(frame.len, 0, 0);
-    };
-    let transport = if gso.kind.is_tcp() { TCP } else { UDP };
-    wire(frame.len, at.start.saturating_add(transport).into(), gso.size)
 }

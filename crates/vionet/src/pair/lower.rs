@@ -121,6 +121,7 @@ impl Lower {
             let mut part = batch.private(frames, &spans);
             below.transmit(&mut part)?;
             let left = part.frames().len();
+            batch.count_segments(frames.get(..count.saturating_sub(left)).unwrap_or(&[]));
             if left == count && !begun {
                 return Ok(Fate::Full);
             }

@@ -10,6 +10,7 @@
 //! A step is bounded, never blocks, allocates nothing and reads no clock. A queue whose driver has
 //! broken a rule stands still from then on; the other one goes on.
 
+mod away;
 mod delay;
 mod guarded;
 #[cfg(feature = "std")]
@@ -19,6 +20,7 @@ mod judge;
 mod lane;
 mod limited;
 mod lower;
+mod meter;
 mod rarp;
 mod rx;
 mod sink;
@@ -36,8 +38,6 @@ use vionet_queue::{Armed, DeviceReads, DeviceWrites, Fault};
 pub(crate) use guarded::Guarded;
 #[cfg(feature = "std")]
 pub use inlet::{Delivery, Inlet};
-#[cfg(feature = "std")]
-use inlet::{Lent, Returned};
 pub(crate) use judge::{Judge, Steering};
 pub(crate) use lane::Lane;
 pub(crate) use limited::Limited;
@@ -54,10 +54,11 @@ use crate::endpoint::{EndpointFault, EndpointQueue, Watch};
 use crate::interrupt::Interrupt;
 use crate::negotiate::Plan;
 use crate::nic::{PairIndex, QueueIndex};
-use crate::stats::{DropReason, PairStats};
+use crate::stats::{DropReason, LaneStats, PairStats};
 use crate::time::Instant;
-use rx::GuestSink;
+use rx::{Filled, GuestSink};
 use sink::Look;
+use tx::Noted;
 
 /// The most frames one step moves in one direction.
 pub(crate) const BATCH: usize = 64;
@@ -132,7 +133,7 @@ enum Idle {
 
 impl Idle {
     /// Whether there is something to take after all.
-    #[inline]
+    #[inline(always)]
     fn arm(self, queue: &mut Queue) -> bool {
         self == Self::Arm && queue.arm() == Armed::WorkArrived
     }
@@ -157,6 +158,8 @@ pub struct QueuePair {
     pub(crate) rx: Option<Lane<DeviceWrites>>,
     pub(crate) tx: Option<Lane<DeviceReads>>,
     frames: Box<[TxFrame; BATCH]>,
+    /// What is out of the ordinary in a batch.
+    noted: Box<Noted>,
     endpoint: Box<dyn EndpointQueue>,
     /// Looks at received frames, if anything is to; a lane that its endpoint delivers into takes
     /// it along.
@@ -181,10 +184,13 @@ pub struct QueuePair {
     flows: Option<Arc<AutoSteer>>,
     /// The link is up, and the driver uses the pair: frames may arrive.
     receives: bool,
-    /// The host side is asked for them: no limit has held it up in this step.
+    /// The host side is asked for them: no limit holds it up in this step.
     asks: bool,
     /// The link is up: frames may be sent.
     link_up: bool,
+    /// Frames received and transmitted when its worker last slept.
+    #[cfg(feature = "std")]
+    moved: [u64; 2],
     stats: Arc<PairStats>,
 }
 
@@ -202,6 +208,7 @@ impl QueuePair {
             rx: None,
             tx: None,
             frames,
+            noted: Box::default(),
             bench: None,
             #[cfg(feature = "std")]
             is_delivered_to: endpoint.inlet().is_some(),
@@ -218,23 +225,10 @@ impl QueuePair {
             receives: true,
             asks: true,
             link_up: true,
+            #[cfg(feature = "std")]
+            moved: [stats.rx.frames.value(), stats.tx.frames.value()],
             stats,
         }
-    }
-
-    /// Gives it a place where other pairs of the device deliver into it, if its endpoint has not.
-    #[cfg(feature = "std")]
-    pub(crate) fn with_inlet(mut self, inlet: Option<Arc<Inlet>>) -> Self {
-        if self.inlet.is_none() {
-            self.inlet = inlet;
-        }
-        self
-    }
-
-    /// Where its endpoint delivers, if it does.
-    #[cfg(feature = "std")]
-    pub(crate) fn own_inlet(&self) -> Option<Arc<Inlet>> {
-        self.inlet.clone().filter(|_| self.is_delivered_to)
     }
 
     /// What has been decided about the pair; at home only.
@@ -244,93 +238,15 @@ impl QueuePair {
         self.flows = bench.as_ref().and_then(|bench| bench.judge.flows().cloned());
         self.bench = bench;
         self.asks = self.receives;
-        let paid = self.limits.take().map(|limited| limited.paid());
-        let stats = &self.stats.rx;
-        self.limits = limits.map(|limits| Box::new(Limited::new(limits, paid, stats)));
+        self.limits = limits.map(|limits| Box::new(Limited::new(limits)));
         let [rx, tx] = delays;
         self.rx.iter_mut().for_each(|lane| lane.set_delay(rx));
         self.tx.iter_mut().for_each(|lane| lane.set_delay(tx));
     }
 
-    /// On the way out: the receive lane goes where others can reach it.
-    pub(crate) fn leaving(mut self: Box<Self>) -> Box<Self> {
-        self.lend();
-        self
-    }
-
-    fn lend(&mut self) {
-        #[cfg(feature = "std")]
-        if let Some(inlet) = self.inlet.as_ref().filter(|_| self.others_deliver())
-            && let Some(mut lane) = self.rx.take()
-        {
-            self.kept = lane.interrupt.take();
-            let bench = if self.is_delivered_to { self.bench.take() } else { None };
-            let (what, stats) = ((self.index, self.plan), Arc::clone(&self.stats));
-            let news = (self.kept.is_some(), self.untold.take());
-            let lent = Lent::new(lane, bench, what, stats, news);
-            inlet.lend(lent, self.receives);
-        }
-    }
-
-    /// Back home, with all lanes.
-    pub(crate) fn arrived(mut self: Box<Self>) -> Box<Self> {
-        self.take_back();
-        self
-    }
-
-    fn take_back(&mut self) {
-        #[cfg(feature = "std")]
-        if let Some(Returned { mut lane, bench, fault, due }) =
-            self.inlet.as_ref().and_then(|inlet| inlet.take_back())
-        {
-            self.untold = fault;
-            self.bench = bench.or(self.bench.take());
-            lane.interrupt = self.kept.take();
-            lane.owed = due;
-            self.rx = Some(lane);
-        }
-    }
-
-    /// Whether others deliver: the endpoint, or pairs that get frames for this one.
-    #[cfg(feature = "std")]
-    fn others_deliver(&self) -> bool {
-        self.is_delivered_to || self.spreads()
-    }
-
-    /// Whether the receive lane may be away.
-    fn has_inlet(&self) -> bool {
-        #[cfg(feature = "std")]
-        return self.inlet.is_some();
-        #[cfg(not(feature = "std"))]
-        false
-    }
-
     /// Whether frames that come by this pair go to others.
     fn spreads(&self) -> bool {
         self.bench.as_ref().is_some_and(|bench| bench.judge.spreads())
-    }
-
-    /// Interrupts the driver for what others have delivered; says what rule it broke meanwhile.
-    #[inline]
-    fn attend(&mut self, now: Instant) -> Option<Fault> {
-        #[cfg(not(feature = "std"))]
-        let _now = now;
-        #[cfg(feature = "std")]
-        if let Some(inlet) = &self.inlet {
-            let news = inlet.attend();
-            let late = inlet.late().is_some_and(|at| at <= now);
-            if late {
-                inlet.not_late_any_more();
-            }
-            if (news.interrupt || late)
-                && let Some(interrupt) = &self.kept
-            {
-                interrupt.raise();
-                self.stats.rx.interrupts.add(1);
-            }
-            return news.fault.or_else(|| self.untold.take());
-        }
-        None
     }
 
     /// Which pair of its device this is.
@@ -350,6 +266,22 @@ impl QueuePair {
     pub(crate) fn count_kick(&self, receive: bool) {
         let lane = if receive { &self.stats.rx } else { &self.stats.tx };
         lane.kicks.add(1);
+    }
+
+    /// The worker goes to sleep: what it has moved since it woke is told together.
+    #[cfg(feature = "std")]
+    pub(crate) fn count_wake(&mut self) {
+        // What others deliver wakes nobody here.
+        let receive = self.rx.is_some().then_some(&self.stats.rx);
+        let lanes = [receive, Some(&self.stats.tx)];
+        for (lane, before) in lanes.into_iter().zip(&mut self.moved) {
+            let Some(lane) = lane else { continue };
+            let all = lane.frames.value();
+            let moved = all.wrapping_sub(core::mem::replace(before, all));
+            if moved > 0 {
+                lane.wake_sizes.add(usize::try_from(moved).unwrap_or(usize::MAX));
+            }
+        }
     }
 
     /// The descriptor of the host side, to wait on as [`Watch`] says.
@@ -382,8 +314,8 @@ impl QueuePair {
 
     #[inline]
     fn step(&mut self, now: Instant, idle: Idle) -> Step {
-        if let Some(limits) = &mut self.limits {
-            self.asks = limits.begin(now, &self.stats.rx) && self.receives;
+        if self.limits.is_some() {
+            self.look_at_limits(now);
         }
         let tx = self.transmit(now, idle);
         // A step says one fault: after one, receiving waits for the next step.
@@ -426,9 +358,22 @@ impl QueuePair {
         Step { worked: tx.worked || rx.worked, next, fault, host }
     }
 
+    /// Whether the host side may be asked for frames in this step.
+    #[cold]
+    fn look_at_limits(&mut self, now: Instant) {
+        let asks = self.receives && !self.gone && self.can_receive() && !self.is_delivered_to();
+        if let Some(limits) = &mut self.limits {
+            self.asks = limits.begin(now, asks, &self.stats.rx) && self.receives;
+        }
+    }
+
+    /// Whether there is somewhere to deliver frames of the host side.
+    fn can_receive(&self) -> bool {
+        self.rx.as_ref().is_some_and(Lane::is_usable) || self.spreads()
+    }
+
     fn watch(&self, wish: Watch, starved: bool) -> Watch {
-        let lane = self.rx.as_ref().is_some_and(|lane| lane.is_live() && lane.enabled);
-        let receiving = self.asks && (lane || self.spreads());
+        let receiving = self.asks && self.can_receive();
         let deadline = wish.deadline.filter(|_| receiving && !self.gone);
         let puts_off = self.rx.as_ref().is_some_and(|lane| lane.delay.is_some())
             || self.tx.as_ref().is_some_and(|lane| lane.delay.is_some())
@@ -478,9 +423,9 @@ impl QueuePair {
         let mut outcome = Outcome::default();
         lane.queue.disarm();
         let taken = lane.queue.take(BATCH, &mut lane.batch);
-        let count = tx::judge(&lane.batch, &mut self.frames, &self.plan, stats);
+        let count = tx::judge(&lane.batch, &mut self.frames, &mut self.noted, &self.plan);
         let frames = self.frames.get(..count).unwrap_or(&[]);
-        let mut batch = TxBatch::new(&lane.batch, frames, stats, now);
+        let mut batch = TxBatch::new(&lane.batch, frames, self.noted.is_open, stats, now);
         if !lane.enabled {
             batch.drop_rest(DropReason::QueueDisabled);
         } else if self.gone {
@@ -501,7 +446,11 @@ impl QueuePair {
         }
         stats.host_errors.add(u64::from(outcome.host.is_some()));
         let settled = batch.settled_rows();
+        self.noted.count_unfit(settled, stats);
         outcome.stalled = settled < lane.batch.len();
+        if outcome.stalled {
+            stats.stalled.add(1);
+        }
         if settled > 0 {
             outcome.worked = true;
             stats.batches.add(1);
@@ -524,57 +473,89 @@ impl QueuePair {
     }
 
     fn receive(&mut self, now: Instant, idle: Idle) -> Outcome {
-        let usable = |lane: &&mut Lane<DeviceWrites>| lane.is_live() && lane.enabled;
-        let stats = &self.stats.rx;
         let mut outcome = Outcome::default();
         if self.gone || !self.asks {
             return outcome;
         }
-        let (here, plan) = (self.index, &self.plan);
-        let look = self.bench.as_mut().map(|bench| Look { bench, here, plan, stats, now });
-        let Some(lane) = self.rx.as_mut().filter(usable) else {
-            if let Some(look) = look.filter(|look| look.bench.judge.spreads()) {
-                let (host, filled) = look.receive(&mut *self.endpoint, None);
-                (outcome.host, outcome.again, outcome.worked) = (host, filled.spent, filled.spent);
-            }
-            return outcome;
-        };
-        let filled = match look {
-            None => {
-                let (queue, batch) = (&mut lane.queue, &mut lane.batch);
+        if self.bench.is_some() || self.limits.is_some() {
+            self.receive_apart(now, idle, &mut outcome);
+        } else if let Some(lane) = self.rx.as_mut().filter(|lane| lane.is_usable()) {
+            let (plan, stats) = (&self.plan, &self.stats.rx);
+            let (queue, batch) = (&mut lane.queue, &mut lane.batch);
+            // No `drop` for it: that would be a move.
+            let filled = {
                 let mut sink = RxSink::guest(GuestSink::new(queue, batch, plan, stats, now));
                 outcome.host = self.endpoint.receive(&mut sink).err();
                 sink.finish()
-            }
-            Some(look) => {
-                let (host, filled) = look.receive(&mut *self.endpoint, Some(lane));
-                outcome.host = host;
-                filled
-            }
-        };
-        stats.host_errors.add(u64::from(outcome.host.is_some()));
+            };
+            outcome.settle(lane, &filled, idle, now, stats);
+        }
+        outcome
+    }
+
+    /// The same where frames are looked at, or limited.
+    #[inline(never)]
+    fn receive_apart(&mut self, now: Instant, idle: Idle, outcome: &mut Outcome) {
+        let (here, plan, stats) = (self.index, &self.plan, &self.stats.rx);
+        let look = self.bench.as_mut().map(|bench| Look { bench, here });
+        let meter = self.limits.as_ref().and_then(|limits| limits.meter());
+        let mut lane = self.rx.as_mut().filter(|lane| lane.is_usable());
+        let spreads = look.as_ref().is_some_and(|look| look.bench.judge.spreads());
+        if lane.is_none() && !spreads {
+            return;
+        }
+        let own = lane
+            .as_mut()
+            .map(|lane| GuestSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now));
+        let mut sink = RxSink::apart(look, own, meter, (plan, stats, now));
+        outcome.host = self.endpoint.receive(&mut sink).err();
+        let (filled, passed) = (sink.finish(), sink.passed());
+        drop(sink);
+        if let Some(limits) = &mut self.limits {
+            limits.received(now, passed);
+        }
+        match lane {
+            Some(lane) => outcome.settle(lane, &filled, idle, now, stats),
+            None => (outcome.again, outcome.worked) = (filled.spent, filled.spent),
+        }
+    }
+}
+
+impl Outcome {
+    /// What follows from what has been filled.
+    #[inline(always)] // With two callers it would not be, at 10 instructions a batch.
+    fn settle(
+        &mut self,
+        lane: &mut Lane<DeviceWrites>,
+        filled: &Filled,
+        idle: Idle,
+        now: Instant,
+        stats: &LaneStats,
+    ) {
+        if self.host.is_some() {
+            stats.host_errors.add(1);
+        }
         if filled.worked {
-            outcome.worked = true;
+            self.worked = true;
             stats.batches.add(1);
             stats.batch_sizes.add(filled.frames);
             lane.publish(filled.frames, now, stats);
         }
         if let Some(fault) = filled.fault {
-            outcome.fault = Some(lane.break_off(fault, stats));
+            self.fault = Some(lane.break_off(fault, stats));
         } else if filled.starved {
             stats.starved.add(1);
-            outcome.stalled = true;
+            self.stalled = true;
             if lane.batch.is_untranslated() {
                 stats.untranslated.add(1);
-                outcome.untranslated = true;
+                self.untranslated = true;
             } else {
-                outcome.again = idle.arm(&mut lane.queue);
+                self.again = idle.arm(&mut lane.queue);
             }
         } else {
             lane.queue.disarm();
-            outcome.again = filled.spent;
+            self.again = filled.spent;
         }
-        outcome
     }
 }
 

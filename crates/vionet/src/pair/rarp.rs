@@ -40,7 +40,7 @@ impl QueuePair {
         let frames = [TxFrame::private(0, LEN, Request::default())];
         let spans = [[ReadSpan::local(&bytes), ReadSpan::local(&[])]];
         let Some(Lane { batch, .. }) = &self.tx else { return };
-        let guest = TxBatch::new(batch, &[], &self.stats.tx, Instant::default());
+        let guest = TxBatch::new(batch, &[], false, &self.stats.tx, Instant::default());
         let mut own = guest.private(&frames, &spans);
         let (Ok(()) | Err(_)) = self.endpoint.transmit(&mut own);
     }

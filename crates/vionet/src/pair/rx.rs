@@ -194,8 +194,11 @@ impl<'a> GuestSink<'a> {
     /// The window's first `len` bytes are a frame: writes its virtio header and settles its
     /// chains. A frame that breaks what was agreed is dropped and counted instead.
     #[inline]
-    pub(super) fn commit(&mut self, len: u32, header: &RxHeader) {
-        let (Ok(()) | Err(_)) = self.deliver(len, header);
+    ///
+    /// # Errors
+    /// [`Refused::Dropped`].
+    pub(super) fn commit(&mut self, len: u32, header: &RxHeader) -> Result<(), Refused> {
+        self.deliver(len, header)
     }
 
     /// Delivers a frame from private memory.
@@ -408,7 +411,7 @@ impl<'a> GuestSink<'a> {
                 copy_in(lead, 0, net);
             }
         }
-        self.count_open(header);
+        self.count_open(len, header);
         self.delivered(buffers, len);
         Ok(())
     }
@@ -438,7 +441,7 @@ impl<'a> GuestSink<'a> {
         }
         *chain.written = len.saturating_add(NET_HDR);
         if !is_plain {
-            self.count_open(header);
+            self.count_open(len, header);
         }
         self.delivered(1, len);
         true
@@ -485,11 +488,18 @@ impl<'a> GuestSink<'a> {
     }
 
     /// Counts a frame about which there was something to say.
-    fn count_open(&self, header: &RxHeader) {
+    fn count_open(&self, len: u32, header: &RxHeader) {
+        let len = u64::from(len);
         self.stats.open_checksums.add(u64::from(header.request.csum.is_some()));
         self.stats.validated.add(u64::from(self.says_valid(header)));
-        self.stats.uncut.add(u64::from(header.request.gso.is_some()));
-        self.stats.coalesced.add(u64::from(header.segments > 1));
+        if header.request.gso.is_some() {
+            self.stats.uncut.add(1);
+            self.stats.uncut_bytes.add(len);
+        }
+        if header.segments > 1 {
+            self.stats.coalesced.add(1);
+            self.stats.coalesced_bytes.add(len);
+        }
     }
 
     /// Settles the chains of a frame that one does not hold: how many there are.

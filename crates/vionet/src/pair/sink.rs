@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   endpoint --push, window + commit--> RxSink = Guest: straight into the guest's buffers (rx.rs)
-//!                                             | Judged: private copy of the head -> Judge
+//!                                             | Judged: only as far as there is credit
+//!                                             |         private copy of the head -> Judge
 //!                                                  |-- not wanted: dropped, counted
 //!                                                  |-- for this pair: its GuestSink
 //!                                                  +-- for another pair: that one's inlet
@@ -13,17 +14,19 @@
 
 use alloc::sync::Arc;
 
+use vionet_frame::hash::Hashed;
 use vionet_frame::header::Offloads;
-use vionet_queue::DeviceWrites;
 use vionet_raw::{ReadSpan, Scratch, WriteSpan, copy_out};
 use vionet_spec::net::FRAME_MAX;
 
 #[cfg(feature = "std")]
 use super::inlet::{Inlet, Opened};
 use super::judge::{HEAD, Judge, Verdict};
+use super::meter::Meter;
 use super::rx::{Filled, GuestSink};
-use super::{BATCH, Lane, Refused};
-use crate::endpoint::{EndpointFault, EndpointQueue, RxHeader};
+use super::{BATCH, Refused};
+use crate::endpoint::RxHeader;
+use crate::limit::Wire;
 use crate::negotiate::Plan;
 use crate::nic::PairIndex;
 use crate::stats::{DropReason, LaneStats};
@@ -60,7 +63,10 @@ enum Kind<'a> {
 }
 
 struct JudgedSink<'a> {
-    judge: &'a Judge,
+    /// Looks at frames, if that is wanted.
+    judge: Option<&'a Judge>,
+    /// Lets pass as many as it may, if that is limited.
+    meter: Option<Meter>,
     /// Lent out while a frame in it is handed over.
     scratch: Option<&'a mut Scratch>,
     #[cfg(feature = "std")]
@@ -81,26 +87,6 @@ struct JudgedSink<'a> {
 pub(super) struct Look<'a> {
     pub(super) bench: &'a mut Bench,
     pub(super) here: PairIndex,
-    pub(super) plan: &'a Plan,
-    pub(super) stats: &'a LaneStats,
-    pub(super) now: Instant,
-}
-
-impl Look<'_> {
-    /// Has the endpoint deliver what it has; `own` is the pair's lane, if it is at hand.
-    #[inline(never)]
-    pub(super) fn receive(
-        self,
-        endpoint: &mut dyn EndpointQueue,
-        own: Option<&mut Lane<DeviceWrites>>,
-    ) -> (Option<EndpointFault>, Filled) {
-        let (plan, stats, now) = (self.plan, self.stats, self.now);
-        let own =
-            own.map(|lane| GuestSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now));
-        let mut sink = RxSink::judged(self, own);
-        let host = endpoint.receive(&mut sink).err();
-        (host, sink.finish())
-    }
 }
 
 impl<'a> RxSink<'a> {
@@ -109,23 +95,38 @@ impl<'a> RxSink<'a> {
         Self(Kind::Guest(sink))
     }
 
-    /// One that looks; `own` is the pair's lane, if it is at hand.
-    pub(super) fn judged(look: Look<'a>, own: Option<GuestSink<'a>>) -> Self {
-        let Look { bench, here, plan, stats, now } = look;
-        Self(Kind::Judged(JudgedSink {
-            judge: &bench.judge,
-            scratch: Some(&mut bench.scratch),
+    /// One that looks, or lets pass only as much as it may; `own` is the pair's lane, if it is at
+    /// hand.
+    pub(super) fn apart(
+        look: Option<Look<'a>>,
+        own: Option<GuestSink<'a>>,
+        meter: Option<Meter>,
+        (plan, stats, now): (&'a Plan, &'a LaneStats, Instant),
+    ) -> Self {
+        let mut sink = JudgedSink {
+            judge: None,
+            meter,
+            scratch: None,
             #[cfg(feature = "std")]
-            siblings: &bench.siblings,
+            siblings: &[],
             #[cfg(feature = "std")]
             opened: None,
-            here,
+            here: PairIndex(0),
             own,
             plan,
             stats,
             budget: BATCH,
             now,
-        }))
+        };
+        if let Some(Look { bench, here }) = look {
+            sink.here = here;
+            (sink.judge, sink.scratch) = (Some(&*bench.judge), Some(&mut bench.scratch));
+            #[cfg(feature = "std")]
+            {
+                sink.siblings = &bench.siblings;
+            }
+        }
+        Self(Kind::Judged(sink))
     }
 
     #[cfg(feature = "std")]
@@ -144,11 +145,15 @@ impl<'a> RxSink<'a> {
     pub(super) fn finish(&mut self) -> Filled {
         match &mut self.0 {
             Kind::Guest(sink) => sink.finish(),
-            Kind::Judged(sink) => {
-                let spent = sink.budget == 0;
-                let filled = sink.own.as_mut().map(GuestSink::finish).unwrap_or_default();
-                Filled { spent: filled.spent || spent, ..filled }
-            }
+            Kind::Judged(sink) => sink.finish(),
+        }
+    }
+
+    /// What has passed the meter, into whichever pair.
+    pub(super) fn passed(&self) -> Wire {
+        match &self.0 {
+            Kind::Guest(_) => Wire::NONE,
+            Kind::Judged(sink) => sink.meter.as_ref().map_or(Wire::NONE, Meter::passed),
         }
     }
 
@@ -176,10 +181,7 @@ impl<'a> RxSink<'a> {
     pub fn window(&mut self, want: u32) -> Option<&[WriteSpan<'_>]> {
         match &mut self.0 {
             Kind::Guest(sink) => sink.window(want),
-            Kind::Judged(sink) => {
-                let has_room = sink.has_room(want);
-                sink.scratch.as_mut().filter(|_| has_room).map(|scratch| scratch.room(0))
-            }
+            Kind::Judged(sink) => sink.window(want),
         }
     }
 
@@ -188,11 +190,7 @@ impl<'a> RxSink<'a> {
     pub fn room(&mut self) -> u32 {
         match &mut self.0 {
             Kind::Guest(sink) => sink.room(),
-            Kind::Judged(sink) => match &mut sink.own {
-                Some(own) if !sink.judge.spreads() => own.room(),
-                Some(_) | None if sink.budget > 0 => sink.plan.frame_max,
-                Some(_) | None => 0,
-            },
+            Kind::Judged(sink) => sink.room(),
         }
     }
 
@@ -210,7 +208,9 @@ impl<'a> RxSink<'a> {
     #[inline]
     pub fn commit(&mut self, len: u32, header: &RxHeader) {
         match &mut self.0 {
-            Kind::Guest(sink) => sink.commit(len, header),
+            Kind::Guest(sink) => {
+                let (Ok(()) | Err(_)) = sink.commit(len, header);
+            }
             Kind::Judged(sink) => sink.commit(len, header),
         }
     }
@@ -272,23 +272,65 @@ impl<'a> RxSink<'a> {
 }
 
 impl JudgedSink<'_> {
+    #[inline(never)]
+    fn finish(&mut self) -> Filled {
+        let spent = self.budget == 0 || self.holds();
+        let filled = self.own.as_mut().map(GuestSink::finish).unwrap_or_default();
+        Filled { spent: filled.spent || spent, ..filled }
+    }
+
+    #[inline(never)]
+    fn window(&mut self, want: u32) -> Option<&[WriteSpan<'_>]> {
+        if self.judge.is_none() && !self.holds() {
+            return self.own.as_mut()?.window(want);
+        }
+        let has_room = self.has_room(want);
+        self.scratch.as_mut().filter(|_| has_room).map(|scratch| scratch.room(0))
+    }
+
+    fn room(&mut self) -> u32 {
+        let (ends, spreads) = (self.budget == 0 || self.holds(), self.spreads());
+        match &mut self.own {
+            _ if ends => 0,
+            Some(own) if !spreads => own.room(),
+            Some(_) | None => self.plan.frame_max,
+        }
+    }
+
+    fn spreads(&self) -> bool {
+        self.judge.is_some_and(Judge::spreads)
+    }
+
+    /// Pays for a frame that was delivered.
+    fn pay(&mut self, len: u32, header: &RxHeader, frame: &[ReadSpan<'_>]) {
+        if let Some(meter) = &mut self.meter {
+            meter.pass(len, header, frame);
+        }
+    }
+
+    /// Whether there is no credit to fetch a frame with.
+    fn holds(&self) -> bool {
+        self.meter.as_ref().is_some_and(Meter::holds)
+    }
+
     fn dropped(&mut self, reason: DropReason) {
         self.stats.dropped(reason, 1);
         self.budget = self.budget.saturating_sub(1);
     }
 
     fn has_room(&mut self, len: u32) -> bool {
+        let (ends, spreads) = (self.budget == 0 || self.holds(), self.spreads());
         match &mut self.own {
-            _ if self.budget == 0 => false,
+            _ if ends => false,
             // A frame for another pair waits for nobody: what does not fit there is lost.
-            Some(own) if !self.judge.spreads() => own.has_room(len),
+            Some(own) if !spreads => own.has_room(len),
             Some(_) | None => true,
         }
     }
 
-    /// What becomes of the frame that begins with `head`.
-    fn look(&mut self, head: &[u8]) -> Result<Verdict, Refused> {
-        if self.budget == 0 {
+    /// What becomes of the frame of `len` bytes that begins with `head`.
+    fn look(&mut self, len: u32, head: &[u8]) -> Result<Verdict, Refused> {
+        if self.budget == 0 || self.holds() {
             return Err(Refused::Full);
         }
         #[cfg(feature = "std")]
@@ -297,7 +339,17 @@ impl JudgedSink<'_> {
         let is_ready = |pair| siblings.get(usize::from(pair)).is_some_and(|inlet| inlet.is_open());
         #[cfg(not(feature = "std"))]
         let is_ready = |_| true;
-        self.judge.look(head, self.here, is_ready).map_err(|reason| {
+        let here = Verdict { hash: Hashed::NONE, pair: self.here };
+        let verdict = self.judge.map_or(Ok(here), |judge| judge.look(head, self.here, is_ready));
+        let above = self.meter.as_ref().is_some_and(Meter::drops);
+        let verdict = match verdict {
+            Ok(_) if above => {
+                self.stats.limited(len);
+                Err(DropReason::RateLimited)
+            }
+            verdict => verdict,
+        };
+        verdict.map_err(|reason| {
             self.dropped(reason);
             Refused::Dropped
         })
@@ -305,12 +357,18 @@ impl JudgedSink<'_> {
 
     #[inline(never)]
     fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
-        let verdict = self.look(frame.get(..HEAD).unwrap_or(frame))?;
-        self.hand_over(verdict, header, |to, header| to.push_apart(header, frame))
+        let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+        let verdict = self.look(len, frame.get(..HEAD).unwrap_or(frame))?;
+        self.hand_over(verdict, header, |to, header| to.push_apart(header, frame))?;
+        self.pay(len, header, &[ReadSpan::local(frame)]);
+        Ok(())
     }
 
     #[inline(never)]
     fn commit(&mut self, len: u32, header: &RxHeader) {
+        if self.judge.is_none() {
+            return self.commit_unseen(len, header);
+        }
         let size = usize::try_from(len).unwrap_or(usize::MAX);
         let Some(scratch) = self.scratch.take() else { return };
         match scratch.bytes().get(..size) {
@@ -325,6 +383,15 @@ impl JudgedSink<'_> {
         self.scratch = Some(scratch);
     }
 
+    /// The same where nobody looks: the frame is in the guest's own buffers.
+    fn commit_unseen(&mut self, len: u32, header: &RxHeader) {
+        let Ok(_) = self.look(len, &[]) else { return };
+        let pushed = self.own.as_mut().map(|own| own.commit(len, header));
+        if let (Some(Ok(())), Some(meter)) = (pushed, &mut self.meter) {
+            meter.pass_told(len, header);
+        }
+    }
+
     #[inline(never)]
     fn push_seen(
         &mut self,
@@ -333,6 +400,15 @@ impl JudgedSink<'_> {
         seen: &[u8],
         frame: &[ReadSpan<'_>],
     ) -> Result<(), Refused> {
+        if self.judge.is_none() {
+            let verdict = self.look(len, &[])?;
+            let push = |to: &mut GuestSink<'_>, header: &RxHeader| {
+                to.push_checked_apart(header, len, seen, frame)
+            };
+            self.hand_over(verdict, header, push)?;
+            self.pay(len, header, frame);
+            return Ok(());
+        }
         // The head is read once, and is what the guest gets.
         let mut head = [0; HEAD];
         let known = seen.len().min(HEAD);
@@ -343,12 +419,14 @@ impl JudgedSink<'_> {
         let whole = usize::try_from(len).unwrap_or(usize::MAX);
         let end = known.saturating_add(more).min(whole);
         let head = head.get(..end).unwrap_or(&[]);
-        let verdict = self.look(head)?;
+        let verdict = self.look(len, head)?;
         let head = if seen.len() > head.len() { seen } else { head };
         let push = |to: &mut GuestSink<'_>, header: &RxHeader| {
             to.push_checked_apart(header, len, head, frame)
         };
-        self.hand_over(verdict, header, push)
+        self.hand_over(verdict, header, push)?;
+        self.pay(len, header, frame);
+        Ok(())
     }
 
     /// Gives a frame to the pair it is for.

@@ -36,6 +36,49 @@ impl TxFrame {
     }
 }
 
+/// What is out of the ordinary in a batch.
+pub(super) struct Noted {
+    /// Chains that are no frames, and why: dropped when what comes before them is settled. Until
+    /// then they are the guest's, and come again.
+    unfit: [(u16, DropReason); BATCH],
+    count: usize,
+    /// In a frame at least something was left open.
+    pub(super) is_open: bool,
+}
+
+impl Default for Noted {
+    fn default() -> Self {
+        Self { unfit: [(0, DropReason::NoHeader); BATCH], count: 0, is_open: false }
+    }
+}
+
+impl Noted {
+    #[cold]
+    fn push(&mut self, place: u16, reason: DropReason) {
+        if let Some(slot) = self.unfit.get_mut(self.count) {
+            *slot = (place, reason);
+            self.count = self.count.saturating_add(1);
+        }
+    }
+
+    /// Counts those among the first `rows` chains that are no frames.
+    #[inline]
+    pub(super) fn count_unfit(&self, rows: usize, stats: &LaneStats) {
+        if self.count > 0 {
+            self.count_some(rows, stats);
+        }
+    }
+
+    #[cold]
+    fn count_some(&self, rows: usize, stats: &LaneStats) {
+        for (place, reason) in self.unfit.iter().take(self.count) {
+            if usize::from(*place) < rows {
+                stats.dropped(*reason, 1);
+            }
+        }
+    }
+}
+
 /// Judges every chain of `batch` and lists the good ones; returns how many there are.
 ///
 /// Once a batch and by itself: its loop wants all registers.
@@ -43,11 +86,12 @@ impl TxFrame {
 pub(super) fn judge(
     batch: &Batch<DeviceReads>,
     frames: &mut [TxFrame; BATCH],
+    noted: &mut Noted,
     plan: &Plan,
-    stats: &LaneStats,
 ) -> usize {
     let most = plan.frame_max.saturating_sub(ETH_HDR);
     let spans = batch.all_spans();
+    (noted.count, noted.is_open) = (0, false);
     let mut count = 0_usize;
     for (place, row) in (0_u16..).zip(batch.live()) {
         let Some(slot) = frames.get_mut(count) else { break };
@@ -66,13 +110,14 @@ pub(super) fn judge(
             Some(header) if plan.has_short_header() => Some(NetHeader::decode(&header)),
             Some(_) | None => gather(batch, *row, plan),
         };
-        match judge_one(header, len, plan, stats) {
+        match judge_one(header, len, plan) {
             Ok(request) => *slot = TxFrame { place, len, request },
             Err(reason) => {
-                stats.dropped(reason, 1);
+                noted.push(place, reason);
                 continue;
             }
         }
+        noted.is_open = true;
         count = count.wrapping_add(1);
     }
     count
@@ -80,12 +125,7 @@ pub(super) fn judge(
 
 /// What a header asks for, with a frame behind it of a length that can be.
 #[inline(never)]
-fn judge_one(
-    header: Option<NetHeader>,
-    len: u32,
-    plan: &Plan,
-    stats: &LaneStats,
-) -> Result<Request, DropReason> {
+fn judge_one(header: Option<NetHeader>, len: u32, plan: &Plan) -> Result<Request, DropReason> {
     let header = header.ok_or(DropReason::NoHeader)?;
     if len < ETH_HDR {
         return Err(DropReason::TooShort);
@@ -93,13 +133,7 @@ fn judge_one(
     if len > plan.frame_max {
         return Err(DropReason::TooLong);
     }
-    let request = check(&header, len, plan.transmit).map_err(|_| DropReason::BadHeader)?;
-    stats.open_checksums.add(u64::from(request.csum.is_some()));
-    if request.gso.is_some() {
-        stats.uncut.add(1);
-        stats.uncut_bytes.add(u64::from(len));
-    }
-    Ok(request)
+    check(&header, len, plan.transmit).map_err(|_| DropReason::BadHeader)
 }
 
 /// A header that the driver has scattered (NET-TX-23), or one longer than most. What it does not
@@ -121,13 +155,23 @@ enum Source<'a> {
     Private(&'a [[ReadSpan<'a>; 2]]),
 }
 
+/// What is counted of frames that are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    /// Nothing: they were made here.
+    Nothing,
+    /// That they are the guest's; they have nothing else about them.
+    Frames,
+    /// Also what was left open in them.
+    Open,
+}
+
 /// Frames from the guest, to be settled first to last.
 pub struct TxBatch<'a> {
     source: Source<'a>,
     frames: &'a [TxFrame],
     done: usize,
-    /// Its frames are the guest's: those that are sent count here.
-    counts: bool,
+    counts: Counts,
     stats: &'a LaneStats,
     now: Instant,
 }
@@ -136,10 +180,12 @@ impl<'a> TxBatch<'a> {
     pub(super) fn new(
         batch: &'a Batch<DeviceReads>,
         frames: &'a [TxFrame],
+        is_open: bool,
         stats: &'a LaneStats,
         now: Instant,
     ) -> Self {
-        Self { source: Source::Guest(batch), frames, done: 0, counts: true, stats, now }
+        let counts = if is_open { Counts::Open } else { Counts::Frames };
+        Self { source: Source::Guest(batch), frames, done: 0, counts, stats, now }
     }
 
     /// The frames not settled yet.
@@ -175,11 +221,37 @@ impl<'a> TxBatch<'a> {
     pub fn sent(&mut self, count: usize) {
         let sent = self.frames().iter().take(count);
         let bytes = sent.fold(0_u64, |sum, frame| sum.wrapping_add(u64::from(frame.len)));
+        if self.counts == Counts::Open {
+            self.count_open(count);
+        }
         let count = self.settle(count);
-        if self.counts {
+        if self.counts != Counts::Nothing {
             self.stats.frames.add(count);
             self.stats.bytes.add(bytes);
         }
+    }
+
+    /// Counts what was left open in the first `count` frames.
+    #[inline(never)]
+    fn count_open(&self, count: usize) {
+        let (mut open, mut uncut, mut uncut_bytes) = (0_u64, 0_u64, 0_u64);
+        for frame in self.frames().iter().take(count) {
+            open = open.wrapping_add(u64::from(frame.request.csum.is_some()));
+            if frame.request.gso.is_some() {
+                uncut = uncut.wrapping_add(1);
+                uncut_bytes = uncut_bytes.wrapping_add(frame.len.into());
+            }
+        }
+        self.stats.open_checksums.add(open);
+        self.stats.uncut.add(uncut);
+        self.stats.uncut_bytes.add(uncut_bytes);
+    }
+
+    /// Counts segments that were cut here and went on.
+    pub(super) fn count_segments(&self, frames: &[TxFrame]) {
+        let bytes = frames.iter().fold(0_u64, |sum, frame| sum.wrapping_add(frame.len.into()));
+        self.stats.segments.add(u64::try_from(frames.len()).unwrap_or(0));
+        self.stats.segment_bytes.add(bytes);
     }
 
     /// The first `count` frames are done and count as dropped.
@@ -226,7 +298,7 @@ impl<'a> TxBatch<'a> {
             source: Source::Private(spans),
             frames,
             done: 0,
-            counts: false,
+            counts: Counts::Nothing,
             stats: self.stats,
             now: self.now,
         }
@@ -241,7 +313,7 @@ impl<'a> TxBatch<'a> {
     where
         'a: 'b,
     {
-        TxBatch { counts: true, ..self.private(frames, spans) }
+        TxBatch { counts: self.counts, ..self.private(frames, spans) }
     }
 
     /// The first `count` frames were settled, and counted, in a [`Self::part`] of this batch.

@@ -379,6 +379,7 @@ impl Job {
                 self.set_interest(epoll, &watch, reports);
                 self.is_ready = false;
                 self.slept_at = now;
+                self.pair.count_wake();
                 let poll = if self.polled { now.after(POLL_EVERY) } else { NEVER };
                 Then::Sleep(watch.deadline.map_or(poll, |at| at.min(poll)))
             }

@@ -145,6 +145,8 @@ pub struct Bench {
     pub config_changes: usize,
     pub control_faults: Vec<PairFault>,
     pub now: Instant,
+    /// Chains that a test has posted, where it counts them.
+    pub posted: usize,
     next: u64,
 }
 
@@ -190,6 +192,7 @@ impl Bench {
             config_changes: 0,
             control_faults: Vec::new(),
             now: Instant::from_nanos(0),
+            posted: 0,
             next: FRAMES,
         }
     }
