@@ -11,7 +11,7 @@ use vionet_user::policy::Allow;
 
 mod policy;
 
-pub use policy::{GuardRule, LeaseSpec, RateSpec, guard, limiter, limits};
+pub use policy::{GroupSpec, GuardRule, LeaseSpec, RateSpec, guard, limit};
 
 /// Network devices for virtual machines, over vhost-user, without root.
 #[derive(Debug, Parser)]
@@ -61,6 +61,10 @@ pub struct ServeArgs {
     /// Serve this device; once for each, with the options above as KEY=VALUE
     #[arg(long = "nic", value_name = "KEY=VALUE,...")]
     pub nics: Vec<NicSpec>,
+    /// What the devices of a group may send and get in a second, all together; a device is in it
+    /// by limit-group=NAME in its --nic
+    #[arg(long = "limit-group", value_name = "NAME,tx=RATE,rx=RATE")]
+    pub limit_groups: Vec<GroupSpec>,
     /// Print what this back-end program is, as JSON, and exit
     #[arg(long)]
     pub print_capabilities: bool,
@@ -120,6 +124,9 @@ pub struct NicArgs {
     /// What the guest gets in a second
     #[arg(long, value_name = "RATE", value_delimiter = ',')]
     pub limit_rx: Vec<RateSpec>,
+    /// The groups whose limits hold beside its own.
+    #[arg(skip)]
+    pub groups: Vec<String>,
     /// On a tap or switch: lease this address to the guest by DHCP
     #[arg(long, value_name = "ADDR/LEN[@ROUTER]")]
     pub lease: Option<LeaseSpec>,
@@ -155,6 +162,8 @@ pub struct NicSpec(pub NicArgs);
 struct OneNic {
     #[command(flatten)]
     nic: NicArgs,
+    #[arg(long)]
+    limit_group: Vec<String>,
 }
 
 impl FromStr for NicSpec {
@@ -162,7 +171,7 @@ impl FromStr for NicSpec {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let words = text.split(',').filter(|word| !word.is_empty()).map(|word| format!("--{word}"));
-        let one = OneNic::try_parse_from(words).map_err(|error| {
+        let mut one = OneNic::try_parse_from(words).map_err(|error| {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or_default();
             line.trim_start_matches("error: ").replace("--", "")
@@ -170,7 +179,8 @@ impl FromStr for NicSpec {
         if one.nic.socket_path.is_none() && one.nic.fd.is_none() {
             return Err("give it a socket: socket-path=PATH or fd=N".to_owned());
         }
-        Ok(Self(one.nic))
+        one.limit_group.dedup();
+        Ok(Self(NicArgs { groups: one.limit_group, ..one.nic }))
     }
 }
 
@@ -197,6 +207,10 @@ Examples:
                --nic socket-path=b.sock,endpoint=switch:lan
       two guests on one switch; a key given twice counts twice, as in
       tcp-ports=2222:22,tcp-ports=8080
+  vionet serve --limit-group tenant,tx=1G,rx=1G,rx=200kpps \\
+               --nic socket-path=a.sock,limit-group=tenant \\
+               --nic socket-path=b.sock,limit-group=tenant,limit-tx=300M
+      two guests that share a gigabit each way; one of them sends 300 Mbit/s at most
 
 By default the guest reaches neither the host's loopback nor link-local and cloud
 metadata addresses; --map-host-loopback and --allow open them.";
@@ -368,6 +382,7 @@ pub struct InspectArgs {
 
 /// Arguments of `vionet control`.
 #[derive(Debug, Args)]
+#[command(after_help = CONTROL_EXAMPLES)]
 pub struct ControlArgs {
     /// The socket that `vionet serve --control` listens on
     #[arg(long, value_name = "PATH")]
@@ -376,6 +391,16 @@ pub struct ControlArgs {
     #[command(subcommand)]
     pub change: Change,
 }
+
+const CONTROL_EXAMPLES: &str = "\
+Examples:
+  vionet control --control c.sock set-link vm0.sock down
+  vionet control --control c.sock set-limit vm0.sock tx 100M,20kpps
+  vionet control --control c.sock set-limit vm0.sock tx
+      no limit of its own any more
+  vionet control --control c.sock set-limit --group tenant rx 2G
+      what all devices with limit-group=tenant get together
+  vionet control --control c.sock announce vm0.sock";
 
 /// What can be changed in a running server.
 #[derive(Debug, Subcommand)]
@@ -389,7 +414,11 @@ pub enum Change {
     },
     /// Limit what a guest sends (tx) or gets (rx) in a second, from now on
     SetLimit {
+        /// The name is that of a group: what all devices in it send or get together
+        #[arg(long)]
+        group: bool,
         /// The device, by the name that `vionet inspect` shows: its socket
+        #[arg(value_name = "NAME")]
         nic: String,
         /// The direction, as the guest sees it.
         direction: Direction,
@@ -411,9 +440,10 @@ impl Change {
         match self {
             Self::SetLink { nic, state: LinkState::Up } => format!("set-link {nic} up"),
             Self::SetLink { nic, state: LinkState::Down } => format!("set-link {nic} down"),
-            Self::SetLimit { nic, direction, rates } => {
+            Self::SetLimit { group, nic, direction, rates } => {
                 let rates = if rates.is_empty() { "none".into() } else { rates.join(",") };
-                format!("set-limit {nic} {} {rates}", direction.word())
+                let verb = if *group { "set-group-limit" } else { "set-limit" };
+                format!("{verb} {nic} {} {rates}", direction.word())
             }
             Self::Announce { nic } => format!("announce {nic}"),
         }
@@ -587,6 +617,8 @@ mod tests {
         assert_eq!(nic.guard, ["mac", "ip=10.1.0.0/24"].map(|rule| rule.parse().unwrap()));
         assert_eq!(nic.limit_tx, [RateSpec::Bytes(1_000_000), RateSpec::Frames(9)]);
         assert_eq!(nic.lease, Some("10.1.0.5/24@10.1.0.1".parse().unwrap()));
+        let NicSpec(nic) = "fd=3,limit-group=a,limit-group=b,limit-group=b".parse().unwrap();
+        assert_eq!(nic.groups, ["a", "b"]);
         for bad in ["queues=0", "queues=129", "speed=2147483648", "guard=all", "lease=x"] {
             assert!(format!("fd=3,{bad}").parse::<NicSpec>().is_err(), "{bad}");
         }

@@ -36,8 +36,13 @@ fn inspect(control: &Path) -> Value {
 
 /// A server with a control socket beside the sockets of its devices.
 fn start(name: &str, nics: &[&str]) -> (Server, PathBuf) {
+    start_with(name, &[], nics)
+}
+
+fn start_with(name: &str, options: &[&str], nics: &[&str]) -> (Server, PathBuf) {
     let control = std::env::temp_dir().join(format!("vionet-{name}-{}.ctl", std::process::id()));
-    let server = Server::start(name, &["--control", &control.display().to_string()], nics);
+    let path = control.display().to_string();
+    let server = Server::start(name, &[&["--control", &path], options].concat(), nics);
     let start = Instant::now();
     while !control.exists() {
         assert!(start.elapsed() < PATIENCE, "the control socket does not appear");
@@ -80,6 +85,8 @@ fn devices_are_shown_with_their_counters_with_and_without_a_guest() {
     for name in ["transmit", "receive"] {
         assert_eq!((&lane(name)["frames"], &lane(name)["bytes"]), (&1.into(), &60.into()));
         assert_eq!(lane(name)["batch_sizes"][0], 1);
+        assert_eq!(lane(name)["wake_sizes"][0], 1);
+        assert_eq!(&shown["nics"][0]["total"][name], lane(name));
         assert_eq!(lane(name)["drops"], Value::Object(serde_json::Map::new()));
     }
     assert!(nic0["features"].as_array().unwrap().contains(&"VERSION_1".into()));
@@ -132,6 +139,66 @@ fn a_limit_comes_and_goes_under_way() {
     }
     drop(nic);
     server.end();
+}
+
+#[test]
+fn devices_of_a_group_share_a_limit_that_changes_under_way() {
+    let (server, control) = start_with(
+        "group",
+        &["--limit-group", "tenant,rx=1G"],
+        &[
+            "endpoint=echo,limit-group=tenant",
+            "endpoint=echo,limit-group=tenant,limit-tx=2G",
+            "endpoint=echo",
+        ],
+    );
+    let path = control.display().to_string();
+    let change = |words: &[&str]| vionet(&[&["control", "--control", &path], words].concat());
+    let held = |nic: usize| {
+        inspect(&control)["nics"][nic]["total"]["transmit"]["limited"].as_u64().unwrap()
+    };
+    let names: Vec<_> = (0..3).map(|nic| server.socket(nic).display().to_string()).collect();
+    let mut nics: Vec<_> = (0..3).map(|nic| Nic::attach(&server.socket(nic)).unwrap()).collect();
+    let shown = inspect(&control);
+    let group = &shown["limit_groups"][0];
+    assert_eq!((&group["name"], &group["nics"]), (&"tenant".into(), &names[..2].into()));
+    assert_eq!(group["limits"]["receive"]["bits_per_second"], 1_000_000_000);
+    assert_eq!(shown["nics"][1]["limits"]["transmit"]["bits_per_second"], 2_000_000_000_u64);
+    assert_eq!(shown["nics"][1]["limit_groups"], Value::from(vec!["tenant"]));
+    assert!(nics.iter_mut().all(echo));
+    // One byte in a second: the first frame takes a minute's.
+    change(&["set-limit", "--group", "tenant", "tx", "8"]).unwrap();
+    assert!(echo(&mut nics[0]));
+    assert!(!echo(&mut nics[1]) && held(1) == 1 && held(0) == 0, "the group has had its frame");
+    assert!(echo(&mut nics[2]), "this one is in no group");
+    // Its own limit comes and goes without the group's.
+    change(&["set-limit", &names[1], "tx", "9G"]).unwrap();
+    change(&["set-limit", &names[1], "tx"]).unwrap();
+    assert!(!echo(&mut nics[1]), "it is in the group still");
+    change(&["set-limit", "--group", "tenant", "tx"]).unwrap();
+    assert!(echo(&mut nics[1]), "what was held back has gone");
+    let refused = change(&["set-limit", "--group", "nobody", "tx", "1G"]).unwrap_err();
+    assert!(refused.contains("nobody") && refused.contains("tenant"), "{refused}");
+    drop(nics);
+    server.end();
+}
+
+#[test]
+fn groups_that_make_no_sense_are_refused_with_what_to_do() {
+    let refuse = |words: &[&str]| vionet(&[&["serve"], words].concat()).unwrap_err();
+    let one = "socket-path=/nowhere/a.sock,endpoint=null";
+    let member = format!("{one},limit-group=a");
+    let said = refuse(&["--nic", &member]);
+    assert!(said.contains("--limit-group a,tx=RATE"), "{said}");
+    let said = refuse(&["--nic", one, "--limit-group", "a,tx=1G"]);
+    assert!(said.contains("limit-group=a"), "{said}");
+    let twice = ["--nic", &member, "--limit-group", "a,tx=1G", "--limit-group", "a,rx=1G"];
+    assert!(refuse(&twice).contains("there twice"));
+    let groups = ["a", "b", "c", "d"].map(|name| format!("limit-group={name}")).join(",");
+    let all = ["a", "b", "c", "d"].map(|name| ["--limit-group", name]).concat();
+    let said = refuse(&[&["--nic", &format!("{one},{groups}")], &all[..]].concat());
+    assert!(said.contains("3 limit groups at most"), "{said}");
+    assert!(refuse(&["--nic", one, "--limit-group", "a,up=1G"]).contains("tx=RATE and rx=RATE"));
 }
 
 #[test]

@@ -2,10 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
-use std::sync::Arc;
 
-use vionet::Limits;
-use vionet::limit::{Limit, Limiter, Rate};
+use vionet::limit::{Limit, Rate};
 use vionet_frame::guard::{Guard, NetworkFault, Rule, Untagged};
 use vionet_frame::parse::Mac;
 use vionet_frame::vlan::{VlanId, VlanSet};
@@ -123,12 +121,9 @@ impl FromStr for RateSpec {
     }
 }
 
-/// The limits of these rates; of two of a kind, the last one counts.
+/// The limit of these rates; of two of a kind, the last one counts.
 #[must_use]
-pub fn limiter(rates: &[RateSpec]) -> Limiter {
-    if rates.is_empty() {
-        return Limiter::default();
-    }
+pub fn limit(rates: &[RateSpec]) -> Limit {
     let limit = Limit::default();
     for rate in rates {
         match *rate {
@@ -136,14 +131,42 @@ pub fn limiter(rates: &[RateSpec]) -> Limiter {
             RateSpec::Frames(rate) => limit.set_frames(Some(Rate::of(rate))),
         }
     }
-    Limiter::new([Arc::new(limit)])
+    limit
 }
 
-/// The limits of both directions; none without rates.
-#[must_use]
-pub fn limits(transmit: &[RateSpec], receive: &[RateSpec]) -> Option<Limits> {
-    let limits = Limits { transmit: limiter(transmit), receive: limiter(receive) };
-    (!limits.is_open()).then_some(limits)
+/// A group of devices that share limits: `tenant,tx=1G,rx=1G,rx=200kpps`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupSpec {
+    /// What devices name it by.
+    pub name: String,
+    /// What their guests may send together; nothing for no limit.
+    pub transmit: Vec<RateSpec>,
+    /// What they get together.
+    pub receive: Vec<RateSpec>,
+}
+
+impl FromStr for GroupSpec {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, rates) = text.split_once(',').unwrap_or((text, ""));
+        if name.is_empty() || name.contains('=') {
+            return Err("begin with a name, as in tenant,tx=1G,rx=1G".into());
+        }
+        let mut group = Self { name: name.to_owned(), transmit: Vec::new(), receive: Vec::new() };
+        for word in rates.split(',').filter(|word| !word.is_empty()) {
+            match word.split_once('=') {
+                Some(("tx", rate)) => group.transmit.push(rate.parse()?),
+                Some(("rx", rate)) => group.receive.push(rate.parse()?),
+                Some(_) | None => {
+                    return Err(format!(
+                        "`{word}`: behind the name come tx=RATE and rx=RATE, once for each rate"
+                    ));
+                }
+            }
+        }
+        Ok(group)
+    }
 }
 
 /// An address to lease, written `10.1.0.5/24` or, with a router, `10.1.0.5/24@10.1.0.1`.
@@ -235,9 +258,20 @@ mod tests {
         for bad in ["", "0", "7", "0pps", "pps", "-1M", "1.5M", "1T", "99999999999G", "M"] {
             assert!(bad.parse::<RateSpec>().is_err(), "{bad}");
         }
-        assert!(limits(&[], &[]).is_none());
-        let limits = limits(&[RateSpec::Frames(5)], &[]).unwrap();
-        assert_eq!((limits.transmit.is_open(), limits.receive.is_open()), (false, true));
+        let both = limit(&[RateSpec::Frames(7), RateSpec::Bytes(9), RateSpec::Frames(5)]);
+        assert_eq!(both.rates(), [Some(Rate::of(9)), Some(Rate::of(5))]);
+    }
+
+    #[test]
+    fn groups_are_read_and_nonsense_is_refused() {
+        let group: GroupSpec = "tenant,tx=1G,rx=8M,rx=9pps".parse().unwrap();
+        assert_eq!(group.name, "tenant");
+        assert_eq!(group.transmit, [RateSpec::Bytes(125_000_000)]);
+        assert_eq!(group.receive, [RateSpec::Bytes(1_000_000), RateSpec::Frames(9)]);
+        assert_eq!("later".parse::<GroupSpec>().unwrap().transmit, []);
+        for bad in ["", ",tx=1G", "tx=1G", "a,tx", "a,tx=", "a,up=1G", "a,tx=1G,5pps"] {
+            assert!(bad.parse::<GroupSpec>().is_err(), "{bad}");
+        }
     }
 
     #[test]

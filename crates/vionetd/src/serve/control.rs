@@ -4,6 +4,7 @@
 //!   inspect                   every device, its counters
 //!   set-link NIC up|down      the cable of a device
 //!   set-limit NIC tx|rx RATE,...|none      what the guest sends or gets in a second
+//!   set-group-limit NAME tx|rx RATE,...|none      the same for all devices of a group together
 //!   announce NIC              have the guest's address made known
 //! ```
 //!
@@ -19,11 +20,12 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use serde_json::{Map, Value, json};
-use vionet::{Device, LaneSnapshot, Op, Snapshot};
+use vionet::{Device, LaneSnapshot, Op, PairSnapshot, Snapshot};
 use vionet_vhost_user::{Door, Made, listen_at};
 
 use super::explain;
-use crate::cli::{Mac, limiter};
+use super::limits::{Groups, NicLimits};
+use crate::cli::{Direction, Mac, RateSpec};
 use crate::exit::{Code, Stop};
 
 /// The longest request, in bytes.
@@ -42,6 +44,7 @@ pub(super) struct Nic {
     pub(super) name: String,
     pub(super) endpoint: String,
     pub(super) door: Door,
+    pub(super) limits: NicLimits,
 }
 
 /// The socket, and what can be asked about.
@@ -49,16 +52,17 @@ pub(super) struct Control {
     listener: UnixListener,
     _made: Made,
     nics: Vec<Nic>,
+    groups: Groups,
 }
 
 impl Control {
-    pub(super) fn listen(path: &Path, nics: Vec<Nic>) -> Result<Self, Stop> {
+    pub(super) fn listen(path: &Path, nics: Vec<Nic>, groups: Groups) -> Result<Self, Stop> {
         let (socket, made) = listen_at(path).map_err(explain)?;
-        Ok(Self { listener: UnixListener::from(socket), _made: made, nics })
+        Ok(Self { listener: UnixListener::from(socket), _made: made, nics, groups })
     }
 
     /// Serves until the other end of `done` is closed.
-    pub(super) fn run(&self, done: &UnixStream) {
+    pub(super) fn run(&mut self, done: &UnixStream) {
         loop {
             let mut fds = [done.as_fd(), self.listener.as_fd()]
                 .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
@@ -80,14 +84,14 @@ impl Control {
         }
     }
 
-    fn serve(&self, mut socket: UnixStream) {
+    fn serve(&mut self, mut socket: UnixStream) {
         let Some(line) = request(&mut socket) else { return };
         let answer = self.answer(&line).unwrap_or_else(|why| json!({ "error": why }));
         // One that does not read its answer does not get it.
         let (Ok(()) | Err(_)) = socket.write_all(format!("{answer}\n").as_bytes());
     }
 
-    fn answer(&self, line: &str) -> Result<Value, String> {
+    fn answer(&mut self, line: &str) -> Result<Value, String> {
         let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
         match (verb, rest) {
             ("inspect", "") => {
@@ -95,7 +99,9 @@ impl Control {
                 let all = self.nics.iter().map(|nic| {
                     inspect(nic).unwrap_or_else(|why| json!({ "name": nic.name, "error": why }))
                 });
-                Ok(json!({ "nics": all.collect::<Vec<_>>() }))
+                let nics = all.collect::<Vec<_>>();
+                let limits = self.nics.iter().map(|nic| (nic.name.as_str(), &nic.limits));
+                Ok(json!({ "nics": nics, "limit_groups": self.groups.json(limits) }))
             }
             ("set-link", rest) => {
                 let (name, up) = match rest.rsplit_once(' ') {
@@ -106,30 +112,44 @@ impl Control {
                 self.apply(name, move |_| Op::SetLink(up))
             }
             ("set-limit", rest) => self.set_limit(rest),
+            ("set-group-limit", rest) => self.set_group_limit(rest),
             ("announce", name) => self.apply(name, |device| Op::Announce(device.mac())),
             _ => Err("ask for: inspect, set-link NIC up|down, set-limit NIC tx|rx RATE|none, \
-                      announce NIC"
+                      set-group-limit NAME tx|rx RATE|none, announce NIC"
                 .into()),
         }
     }
 
-    fn set_limit(&self, rest: &str) -> Result<Value, String> {
-        let words = rest.rsplit_once(' ').and_then(|(rest, rates)| {
-            let (name, direction) = rest.rsplit_once(' ')?;
-            Some((name, direction, rates))
+    fn set_limit(&mut self, rest: &str) -> Result<Value, String> {
+        let (name, way, rates) = words_of_limit(rest)?;
+        let limits = self.nic(name)?.limits.with(way, &rates);
+        let op = limits.limits();
+        let done = self.apply(name, move |_| Op::SetLimits(op))?;
+        self.nics.iter_mut().filter(|nic| nic.name == name).for_each(|nic| {
+            nic.limits = limits.clone();
         });
-        let (name, transmit, rates) = match words {
-            Some((name, "tx", rates)) => (name, true, rates),
-            Some((name, "rx", rates)) => (name, false, rates),
-            Some(_) | None => return Err("write: set-limit NIC tx|rx RATE[,RATE]|none".into()),
-        };
-        let rates = rates.split(',').filter(|rate| *rate != "none").map(str::parse);
-        let limiter = limiter(&rates.collect::<Result<Vec<_>, _>>()?);
-        self.apply(name, move |device| {
-            let mut limits = device.limits().cloned().unwrap_or_default();
-            let of = if transmit { &mut limits.transmit } else { &mut limits.receive };
-            *of = limiter;
-            Op::SetLimits((!limits.is_open()).then_some(limits))
+        Ok(done)
+    }
+
+    fn set_group_limit(&self, rest: &str) -> Result<Value, String> {
+        let (name, way, rates) = words_of_limit(rest)?;
+        self.groups.set(name, way, &rates)?;
+        // What waits by the old rate looks again.
+        let members = self.nics.iter().filter(|nic| nic.limits.is_in(name));
+        let not_told: Vec<_> = members
+            .filter(|nic| {
+                let op = nic.limits.limits();
+                self.apply(&nic.name, move |_| Op::SetLimits(op)).is_err()
+            })
+            .map(|nic| nic.name.as_str())
+            .collect();
+        Ok(json!({ "ok": true, "not_told": not_told }))
+    }
+
+    fn nic(&self, name: &str) -> Result<&Nic, String> {
+        self.nics.iter().find(|nic| nic.name == name).ok_or_else(|| {
+            let names: Vec<_> = self.nics.iter().map(|nic| nic.name.as_str()).collect();
+            format!("there is no `{name}` here; there is {}", names.join(", "))
         })
     }
 
@@ -139,14 +159,25 @@ impl Control {
         name: &str,
         op: impl FnOnce(&Device) -> Op + Send + 'static,
     ) -> Result<Value, String> {
-        let nic = self.nics.iter().find(|nic| nic.name == name).ok_or_else(|| {
-            let names: Vec<_> = self.nics.iter().map(|nic| nic.name.as_str()).collect();
-            format!("there is no `{name}` here; there is {}", names.join(", "))
-        })?;
-        let done = nic.door.visit(DEVICE_PATIENCE, |device| device.apply(op(device)));
+        let done = self.nic(name)?.door.visit(DEVICE_PATIENCE, |device| device.apply(op(device)));
         let done = done.ok_or_else(|| busy(name))?;
         done.map(|()| json!({ "ok": true })).map_err(|why| why.to_string())
     }
+}
+
+/// `NAME tx|rx RATE,...|none`, as words.
+fn words_of_limit(text: &str) -> Result<(&str, Direction, Vec<RateSpec>), String> {
+    let words = text.rsplit_once(' ').and_then(|(text, rates)| {
+        let (name, direction) = text.rsplit_once(' ')?;
+        Some((name, direction, rates))
+    });
+    let (name, way, rates) = match words {
+        Some((name, "tx", rates)) => (name, Direction::Tx, rates),
+        Some((name, "rx", rates)) => (name, Direction::Rx, rates),
+        Some(_) | None => return Err("write: set-limit NAME tx|rx RATE[,RATE]|none".into()),
+    };
+    let rates = rates.split(',').filter(|rate| *rate != "none").map(str::parse);
+    Ok((name, way, rates.collect::<Result<_, _>>()?))
 }
 
 fn busy(name: &str) -> String {
@@ -176,16 +207,13 @@ fn request(socket: &mut UnixStream) -> Option<String> {
 
 fn inspect(nic: &Nic) -> Result<Value, String> {
     let snapshot = nic.door.visit(DEVICE_PATIENCE, |device| device.snapshot());
-    let Snapshot { mac, mtu, link_up, features, active_pairs, pairs, control } =
+    let Snapshot { mac, mtu, link_up, features, active_pairs, pairs, total, control } =
         snapshot.ok_or_else(|| busy(&nic.name))?;
     let features = features.map(|bits| {
         let names = format!("{bits:?}");
         names.split(' ').map(str::to_owned).collect::<Vec<_>>()
     });
-    let pairs: Vec<_> = pairs
-        .iter()
-        .map(|pair| json!({ "transmit": lane(&pair.transmit), "receive": lane(&pair.receive) }))
-        .collect();
+    let (limits, groups) = nic.limits.json();
     Ok(json!({
         "name": nic.name,
         "endpoint": nic.endpoint,
@@ -194,14 +222,22 @@ fn inspect(nic: &Nic) -> Result<Value, String> {
         "link": if link_up { "up" } else { "down" },
         "features": features,
         "active_pairs": active_pairs,
-        "pairs": pairs,
+        "limits": limits,
+        "limit_groups": groups,
+        "pairs": pairs.iter().map(pair).collect::<Vec<_>>(),
+        "total": pair(&total),
         "control": named(control),
     }))
+}
+
+fn pair(pair: &PairSnapshot) -> Value {
+    json!({ "transmit": lane(&pair.transmit), "receive": lane(&pair.receive) })
 }
 
 fn lane(lane: &LaneSnapshot) -> Value {
     let mut all = named(lane.counters);
     all.insert("batch_sizes".into(), lane.batch_sizes.to_vec().into());
+    all.insert("wake_sizes".into(), lane.wake_sizes.to_vec().into());
     let drops = lane.drops.iter().map(|(reason, count)| (reason.name(), *count));
     all.insert("drops".into(), named(drops).into());
     all.into()

@@ -2,6 +2,7 @@
 
 mod control;
 mod endpoint;
+mod limits;
 mod recipe;
 
 use std::fmt::Write as _;
@@ -12,15 +13,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde_json::Value;
 use tracing::{debug, error, info, info_span, warn};
 use vionet::{Device, LaneSnapshot, NicConfig, Op, WorkerOptions, Workers};
 use vionet_raw::host::{fd, signal};
 use vionet_vhost_user::{End, Event, ServeError, Server};
 
-use crate::cli::{ControlArgs, InspectArgs, Mac, NicArgs, ServeArgs, guard, limits};
+use crate::cli::{ControlArgs, InspectArgs, Mac, NicArgs, ServeArgs, guard};
 use crate::exit::{Code, Stop};
 use control::Control;
 use endpoint::Switches;
+use limits::{Groups, NicLimits};
 
 /// What a back-end program of this kind prints (vhost-user back-end conventions).
 const CAPABILITIES: &str = r#"{"type": "net"}"#;
@@ -40,11 +43,12 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
     let nics = nics(args)?;
     let poll = Duration::from_micros(args.poll_us.into());
     let workers = Workers::new(WorkerOptions { threads: args.workers, poll });
+    let groups = Groups::new(&args.limit_groups, &nics)?;
     let mut switches = Switches::new();
     let mut served = Vec::with_capacity(nics.len());
     // All of them, before the first is served: a mistake in the last one ends it here.
     for nic in nics {
-        let made = Served::make(nic, &workers, &mut switches);
+        let made = Served::make(nic, &workers, &mut switches, &groups);
         served.push(made.map_err(|stop| stop.of(&name(nic)))?);
     }
     for nic in &served {
@@ -53,11 +57,12 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
             eprint!("{}", recipe::text(path, nic.mac, nic.queues));
         }
     }
-    let control = args.control.as_deref().map(|path| control_of(path, &mut served)).transpose()?;
+    let control = args.control.as_deref().map(|path| control_of(path, &mut served, groups));
+    let control = control.transpose()?;
     let ends: Result<_, Stop> = std::thread::scope(|scope| {
         // Closed at the end of this, which ends the control thread.
         let _lifeline = match control {
-            Some(control) => {
+            Some(mut control) => {
                 let (ours, theirs) = control::lifeline()?;
                 scope.spawn(move || control.run(&theirs));
                 Some(ours)
@@ -69,13 +74,13 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
     ends?.into_iter().collect()
 }
 
-fn control_of(path: &Path, served: &mut [Served]) -> Result<Control, Stop> {
+fn control_of(path: &Path, served: &mut [Served], groups: Groups) -> Result<Control, Stop> {
     let nics = served.iter_mut().map(|nic| {
         let door = nic.server.door().map_err(|cause| Stop::new(Code::Failure, cause))?;
         let endpoint = nic.device.endpoint_name();
-        Ok(control::Nic { name: nic.name.clone(), endpoint, door })
+        Ok(control::Nic { name: nic.name.clone(), endpoint, door, limits: nic.limits.clone() })
     });
-    Control::listen(path, nics.collect::<Result<_, Stop>>()?)
+    Control::listen(path, nics.collect::<Result<_, Stop>>()?, groups)
 }
 
 fn run_all(served: &mut [Served], stop: BorrowedFd<'_>) -> Vec<Result<(), Stop>> {
@@ -117,7 +122,11 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Stop> {
 /// # Errors
 /// When no server answers, or it refuses.
 pub fn change(args: &ControlArgs) -> Result<(), Stop> {
-    control::ask(&args.control, &args.change.line()).map(drop)
+    let answer = control::ask(&args.control, &args.change.line())?;
+    for nic in answer.get("not_told").and_then(Value::as_array).into_iter().flatten() {
+        eprintln!("{nic} was not told: it has ended, or is busy; if it goes on, do this again");
+    }
+    Ok(())
 }
 
 /// The devices that were asked for, one way or the other.
@@ -141,12 +150,19 @@ struct Served {
     path: Option<PathBuf>,
     mac: Mac,
     queues: u16,
+    limits: NicLimits,
     device: Device,
     server: Server,
 }
 
 impl Served {
-    fn make(args: &NicArgs, workers: &Workers, switches: &mut Switches) -> Result<Self, Stop> {
+    fn make(
+        args: &NicArgs,
+        workers: &Workers,
+        switches: &mut Switches,
+        groups: &Groups,
+    ) -> Result<Self, Stop> {
+        let limits = groups.limits_of(args)?;
         let mac = args.mac.unwrap_or_else(|| default_mac(args));
         let endpoint = endpoint::make(args, mac, switches)?;
         let config = NicConfig {
@@ -162,13 +178,11 @@ impl Served {
         let device = Device::with_workers(config, endpoint, workers)
             .map_err(|cause| Stop::new(Code::Failure, cause))?;
         let mut device = guard.into_iter().fold(device, Device::guarded);
-        if let Some(limits) = limits(&args.limit_tx, &args.limit_rx) {
-            device
-                .apply(Op::SetLimits(Some(limits)))
-                .map_err(|cause| Stop::new(Code::Failure, cause))?;
-        }
+        device
+            .apply(Op::SetLimits(limits.limits()))
+            .map_err(|cause| Stop::new(Code::Failure, cause))?;
         let (name, path) = (name(args), args.socket_path.clone());
-        Ok(Self { name, path, mac, queues: args.queues, device, server: server(args)? })
+        Ok(Self { name, path, mac, queues: args.queues, limits, device, server: server(args)? })
     }
 
     /// Serves one front-end after another until it is time to stop.
