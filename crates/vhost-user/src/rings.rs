@@ -144,6 +144,8 @@ pub(crate) struct Rings {
     herald: Herald,
     /// The front-end is to be told that the device configuration has changed.
     config_changed: bool,
+    /// A driver has broken a rule, and that is not in the status yet.
+    fault_heard: bool,
 }
 
 type Done = Result<(), ProtocolError>;
@@ -152,7 +154,9 @@ impl Rings {
     pub(crate) fn new(count: u16) -> Self {
         let rings = (0..count).map(|_| Ring::default()).collect();
         let space = Arc::new(AddressSpace::new(Arc::new(MemoryMap::empty())));
-        Self { rings, space, format: None, herald: Herald::default(), config_changed: false }
+        let (config_changed, fault_heard) = (false, false);
+        let herald = Herald::default();
+        Self { rings, space, format: None, herald, config_changed, fault_heard }
     }
 
     fn ring(&mut self, index: u32) -> Result<(QueueIndex, &mut Ring), ProtocolError> {
@@ -350,6 +354,7 @@ impl Rings {
                         ring.life = Life::Broken;
                         ring.err.iter().for_each(|err| self.herald.raise(err));
                     }
+                    self.fault_heard = true;
                     events(Event::QueueFault(fault));
                 }
                 Report::Host { pair, fault } => events(Event::HostFault { pair, fault }),
@@ -363,6 +368,11 @@ impl Rings {
     /// Whether the device configuration has changed since this was asked.
     pub(crate) fn take_config_changed(&mut self) -> bool {
         std::mem::take(&mut self.config_changed)
+    }
+
+    /// Whether a driver has broken a rule since this was asked.
+    pub(crate) fn take_fault_heard(&mut self) -> bool {
+        std::mem::take(&mut self.fault_heard)
     }
 
     /// Takes a ring out of the device and keeps its position; one that ran waits to run again.

@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use vionet::{Device, Op, OpError};
 use vionet_spec::feature::{Feature, FeatureBits};
 use vionet_spec::net::MTU_MIN;
+use vionet_spec::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
 
 use crate::backchannel::Backchannel;
 use crate::channel::{Channel, Incoming};
@@ -86,7 +87,10 @@ pub(crate) struct Session {
     memory: Table,
     features: Option<u64>,
     protocol_features: u64,
+    /// As the front-end has written it.
     status: u64,
+    /// A queue was broken since the last reset: what the status shows beside (ST-03).
+    needs_reset: bool,
     /// Whether it has sent a message yet.
     spoken: bool,
 }
@@ -104,6 +108,7 @@ impl Session {
             features: None,
             protocol_features: 0,
             status: 0,
+            needs_reset: false,
             spoken: false,
         }
     }
@@ -133,9 +138,17 @@ impl Session {
     /// Passes on what workers have reported.
     pub(crate) fn hear(&mut self, device: &mut Device, events: Events<'_>) {
         self.rings.hear(device, events);
-        if self.rings.take_config_changed() && self.protocol_features & PROTOCOL_F_CONFIG != 0 {
+        let news = self.rings.take_config_changed() | self.note_faults();
+        if news && self.protocol_features & PROTOCOL_F_CONFIG != 0 {
             self.backchannel.tell_config_changed();
         }
+    }
+
+    /// Whether the driver, which is at work, has to be told of a broken queue now (ST-04).
+    fn note_faults(&mut self) -> bool {
+        let is_new = self.rings.take_fault_heard() && !self.needs_reset;
+        self.needs_reset |= is_new;
+        is_new && self.status & u64::from(DRIVER_OK) != 0
     }
 
     /// Closes the socket on which we could ask; whether there was one. It may have been the other
@@ -239,11 +252,8 @@ impl Session {
             Request::GetConfig => get_config(payload, device),
             Request::SetConfig => set_config(payload),
             Request::ResetDevice => self.reset_device(device, events),
-            Request::SetStatus => {
-                self.status = number(payload).ok_or(ProtocolError::Payload)?;
-                Ok(Answer::Ack)
-            }
-            Request::GetStatus => Ok(Answer::number(self.status)),
+            Request::SetStatus => self.set_status(payload),
+            Request::GetStatus => Ok(Answer::number(self.status())),
             Request::SetLogBase
             | Request::IotlbMsg
             | Request::SetVringEndian
@@ -257,6 +267,19 @@ impl Session {
             | Request::SetDeviceStateFd
             | Request::CheckDeviceState => Err(ProtocolError::NotServed),
         }
+    }
+
+    fn set_status(&mut self, payload: &[u8]) -> Handled {
+        self.status = number(payload).ok_or(ProtocolError::Payload)?;
+        // 0 is how a driver resets (ST-01).
+        self.needs_reset &= self.status != 0;
+        Ok(Answer::Ack)
+    }
+
+    /// What was written, and what the device has to say (ST-03).
+    fn status(&self) -> u64 {
+        let more = if self.needs_reset { u64::from(DEVICE_NEEDS_RESET) } else { 0 };
+        self.status | more
     }
 
     fn set_features(&mut self, payload: &[u8], device: &mut Device, events: Events<'_>) -> Handled {
@@ -340,7 +363,7 @@ impl Session {
     /// (VU-MSG-09).
     fn reset_device(&mut self, device: &mut Device, events: Events<'_>) -> Handled {
         self.features = None;
-        self.status = 0;
+        (self.status, self.needs_reset) = (0, false);
         ack(self.rings.reset(device, events))
     }
 }

@@ -210,6 +210,33 @@ fn a_change_of_the_configuration_is_told_on_the_backchannel() {
 }
 
 #[test]
+fn a_broken_ring_is_shown_in_the_status_and_told_until_the_driver_resets() {
+    let (back, front, mut guest, _control) = started(0);
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_read_timeout(Some(PATIENCE)).unwrap();
+    front.tell_with(21, &[], &[theirs.as_fd()]);
+    drop(theirs);
+    front.tell_number(39, 15);
+    guest.post(1, 0xdead_0000, 100, 0);
+    guest.kick(1);
+    back.wait_for_text("broke a rule");
+    assert_eq!(front.ask_number(40), 15 | 64, "ST-03");
+    let mut message = [0; 12];
+    (&ours).read_exact(&mut message).expect("ST-04");
+    assert_eq!(message[..4], 2_u32.to_ne_bytes(), "the configuration is to be looked at");
+    // What the front-end writes says nothing about the device.
+    front.tell_number(39, 15);
+    assert_eq!(front.ask_number(40), 15 | 64);
+    front.tell_number(39, 0);
+    assert_eq!(front.ask_number(40), 0, "ST-01");
+    front.tell(34, &[]);
+    front.tell_number(39, 15);
+    assert_eq!(front.ask_number(40), 15);
+    ours.set_nonblocking(true).unwrap();
+    assert!((&ours).read(&mut message).is_err(), "told once");
+}
+
+#[test]
 fn a_guest_that_cannot_announce_itself_is_announced_on_the_network() {
     let (_back, front, mut guest, _) = started(0);
     // Echo gives the announcement back.

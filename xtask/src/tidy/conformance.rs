@@ -9,7 +9,7 @@ const TABLE: &str = "docs/conformance.md";
 const SCENES: &str = "crates/queue/tests/scenes";
 
 /// How many rows may say `not yet`: lower it with every one that is shown.
-const NOT_YET: usize = 1;
+const NOT_YET: usize = 0;
 
 /// Groups of requirements and how many rows each has.
 const GROUPS: &[(&str, usize)] = &[
