@@ -289,13 +289,9 @@ impl Session {
             return Err(ProtocolError::NotOffered(surplus));
         }
         let driver = FeatureBits(u128::from(bits & !F_PROTOCOL_FEATURES));
-        // QEMU serves the control queue itself, and leaves in what needs it (VU-PIT-26).
-        let op = if driver.has(Feature::CTRL_VQ) {
-            Op::Negotiate(driver)
-        } else {
-            Op::NegotiateWithoutControl(driver)
-        };
-        match device.apply(op) {
+        // QEMU serves the control queue itself, and leaves in what needs it (VU-PIT-26). So does
+        // Cloud Hypervisor, which leaves in the control queue's own bit, too.
+        match device.apply(Op::NegotiateByFrontEnd(driver)) {
             Ok(()) => {
                 if self.features != Some(bits) {
                     events(Event::Negotiated(driver));

@@ -144,12 +144,12 @@ impl Offer {
         Ok(Negotiated { bits: driver, plan: Plan::of(driver, self.mtu) })
     }
 
-    /// The same from a front that serves the control queue itself: what needs CTRL_VQ may come
-    /// without it.
+    /// The same from a front-end that may serve the control queue itself: what needs CTRL_VQ may
+    /// come without it.
     ///
     /// # Errors
     /// As [`Self::accept`].
-    pub fn accept_without_control(&self, driver: FeatureBits) -> Result<Negotiated, Refusal> {
+    pub fn accept_by_front_end(&self, driver: FeatureBits) -> Result<Negotiated, Refusal> {
         let agreed = self.accept(driver.with(Feature::CTRL_VQ))?;
         Ok(Negotiated { bits: driver, ..agreed })
     }

@@ -14,17 +14,19 @@
     reason = "tests may stop"
 )]
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
 use vionet::endpoint::{
-    Capabilities, Delivery, EndpointFault, EndpointQueue, Inlet, RxHeader, RxSink, TxBatch, Watch,
+    Capabilities, Delivery, EndpointFault, EndpointQueue, Inlet, RxHeader, RxSink, Settings,
+    TxBatch, Watch,
 };
 use vionet::{
     Effect, Effects, Instant, Nic, NicConfig, Op, OpError, PairIndex, QueueIndex, QueuePair,
 };
 use vionet_frame::header::Offloads;
+use vionet_queue::{Cursor, QueueSetup};
 use vionet_spec::control::{ERR, OK};
 use vionet_spec::feature::{Feature, FeatureBits};
 use vionet_testkit::{Arrangement, Buffer, GuestRam, SplitDriver};
@@ -80,6 +82,8 @@ struct Bench {
     ram: GuestRam,
     rings: Vec<SplitDriver>,
     next: u64,
+    /// What the host side was last told of a change.
+    adapted: Option<Settings>,
 }
 
 impl Bench {
@@ -100,6 +104,7 @@ impl Bench {
             ram,
             rings,
             next: FRAMES + 0x1000,
+            adapted: None,
         };
         bench.negotiate(features);
         (0..=CONTROL.0).for_each(|index| bench.start(QueueIndex(index)));
@@ -146,7 +151,12 @@ impl Bench {
                     assert!(self.pairs[at].replace(pair).is_none());
                 }
                 Effect::ControlFault(fault) => panic!("{fault:?}"),
-                Effect::Adapt(_) | Effect::Interrupt(_) | Effect::ConfigChanged => {}
+                Effect::Adapt(settings) => {
+                    // None of them is at work meanwhile.
+                    assert!(self.pairs.iter().all(Option::is_none));
+                    self.adapted = Some(settings);
+                }
+                Effect::Interrupt(_) | Effect::ConfigChanged => {}
                 Effect::Done(outcome) => result = Some(outcome),
             }
         }
@@ -258,7 +268,7 @@ fn a_front_that_serves_the_control_queue_itself_uses_the_pairs_that_it_enables()
     let features = [Feature::VERSION_1, Feature::MQ, Feature::GUEST_ANNOUNCE];
     let bits = FeatureBits::of(&features);
     assert!(bench.apply(Op::Negotiate(bits)).is_err(), "NET-DEP-09");
-    bench.apply(Op::NegotiateWithoutControl(bits)).unwrap();
+    bench.apply(Op::NegotiateByFrontEnd(bits)).unwrap();
     assert_eq!(bench.nic.negotiated().unwrap().bits(), bits);
     assert_eq!(bench.nic.role(CONTROL), None);
     bench.apply(Op::Memory(Arc::clone(bench.ram.space()))).unwrap();
@@ -271,7 +281,79 @@ fn a_front_that_serves_the_control_queue_itself_uses_the_pairs_that_it_enables()
     // Other rules hold as ever.
     bench.apply(Op::Reset).unwrap();
     let open = FeatureBits::of(&[Feature::VERSION_1, Feature::HOST_TSO4]);
-    assert!(bench.apply(Op::NegotiateWithoutControl(open)).is_err());
+    assert!(bench.apply(Op::NegotiateByFrontEnd(open)).is_err());
+}
+
+/// As a front-end brings it: everything is enabled, the control queue has not come.
+fn by_front_end(features: &[Feature], pushes: bool) -> (Bench, FeatureBits) {
+    let mut bench = Bench::new(&[Feature::MQ], pushes);
+    bench.apply(Op::Reset).unwrap();
+    let bits = FeatureBits::of(features) | FeatureBits::of(&[Feature::VERSION_1, Feature::MQ]);
+    bench.apply(Op::NegotiateByFrontEnd(bits)).unwrap();
+    bench.apply(Op::Memory(Arc::clone(bench.ram.space()))).unwrap();
+    for index in (0..CONTROL.0).map(QueueIndex) {
+        bench.apply(Op::EnableQueue(index, true)).unwrap();
+        bench.start(index);
+    }
+    (bench, bits)
+}
+
+#[test]
+fn commands_limit_the_pairs_in_use_once_the_control_queue_has_come_and_for_good() {
+    for pushes in [false, true] {
+        let (mut bench, bits) = by_front_end(&[Feature::CTRL_VQ], pushes);
+        let all = |bench: &mut Bench| {
+            let flows = (0..100).flat_map(|port| bench.bring(port % PAIRS, &udp(port, false)));
+            flows.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+        };
+        assert_eq!((all(&mut bench), bench.nic.active_pairs()), (vec![0, 1, 2, 3], 4));
+        bench.apply(Op::EnableQueue(CONTROL, true)).unwrap();
+        assert_eq!(bench.nic.active_pairs(), 4, "the control queue is no pair's");
+        // A ring that cannot be changes nothing.
+        let setup = QueueSetup { size: 7, ..bench.rings[0].setup() };
+        let cursor = Cursor::default();
+        let broken = Op::StartQueue { index: CONTROL, setup, cursor };
+        assert!(bench.apply(broken).is_err() && all(&mut bench).len() == 4);
+        bench.start(CONTROL);
+        assert_eq!((all(&mut bench), bench.nic.active_pairs()), (vec![0], 1), "NET-CTRL-MQ-05");
+        assert_eq!(bench.adapted.map(|settings| settings.active), Some(1));
+        assert_eq!(bench.set_pairs(2), OK);
+        bench.apply(Op::StopQueue(CONTROL)).unwrap();
+        for same in [Op::NegotiateByFrontEnd(bits), Op::Negotiate(bits)] {
+            bench.apply(same).unwrap();
+            bench.apply(Op::EnableQueue(QueueIndex(0), true)).unwrap();
+            assert_eq!((all(&mut bench), bench.nic.active_pairs()), (vec![0, 1], 2));
+        }
+        bench.start(CONTROL);
+        assert_eq!((all(&mut bench), bench.nic.active_pairs()), (vec![0, 1], 2));
+    }
+}
+
+#[test]
+fn what_a_front_end_may_leave_out_a_driver_may_not_though_it_was_agreed_on_before() {
+    let (mut bench, bits) = by_front_end(&[], false);
+    bench.apply(Op::NegotiateByFrontEnd(bits)).unwrap();
+    assert!(bench.apply(Op::Negotiate(bits)).is_err(), "NET-DEP-09");
+    assert_eq!(receiving(&mut bench), [0, 1, 2, 3], "nothing has changed");
+}
+
+#[test]
+fn pairs_that_a_front_end_enables_and_disables_one_by_one_take_part_and_leave() {
+    let (mut bench, _) = by_front_end(&[Feature::CTRL_VQ], true);
+    let known = |bench: &mut Bench| {
+        let flows = (0..100).flat_map(|port| bench.bring(0, &udp(port, false)));
+        flows.collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
+    };
+    for pair in [3, 2, 1] {
+        bench.apply(Op::EnableQueue(QueueIndex(2 * pair), false)).unwrap();
+        assert_eq!(known(&mut bench), (0..pair).collect::<Vec<_>>());
+        assert_eq!(bench.adapted.map(|settings| settings.active), Some(pair));
+    }
+    // Behind a gap they have no part.
+    for (pair, wanted) in [(2, 1), (3, 1), (1, 4)] {
+        bench.apply(Op::EnableQueue(QueueIndex(2 * pair), true)).unwrap();
+        assert_eq!(known(&mut bench), (0..wanted).collect::<Vec<_>>());
+    }
 }
 
 #[test]

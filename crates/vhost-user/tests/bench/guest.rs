@@ -12,16 +12,16 @@ use super::{FrontEnd, NO_FD, event, heard, signal, wait_readable};
 
 pub const GUEST: u64 = 0x4000_0000;
 pub const USER: u64 = 0x7f00_0000_0000;
-pub const LEN: u64 = 0x10_0000;
+pub const LEN: u64 = 0x20_0000;
 pub const SIZE: u16 = 16;
 pub const HEADER: u32 = 12;
 pub const ROOM: u32 = 2048;
 
-/// One region of shared memory with two rings in it.
+/// One region of shared memory with rings in it: two for each queue pair.
 pub struct Guest {
     pub file: OwnedFd,
     pub space: Arc<AddressSpace>,
-    pub rings: [Ring; 2],
+    pub rings: Vec<Ring>,
 }
 
 /// One ring: its descriptors, and where its driver is.
@@ -63,12 +63,16 @@ impl Ring {
 
 impl Guest {
     pub fn new() -> Self {
+        Self::with_rings(2)
+    }
+
+    pub fn with_rings(count: u32) -> Self {
         let file = memory_file("guest", LEN).unwrap();
         let mapping = Mapping::shared(file.as_fd(), 0, LEN).unwrap();
         let region = mapping.into_region(GuestAddr(GUEST), UserAddr(USER));
         let map = MemoryMap::new(vec![region]).unwrap();
         let space = Arc::new(AddressSpace::new(Arc::new(map)));
-        Self { file, space, rings: [Ring::new(0), Ring::new(1)] }
+        Self { file, space, rings: (0..count).map(Ring::new).collect() }
     }
 
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -109,11 +113,16 @@ impl Guest {
 
     /// Gives one buffer to a ring.
     pub fn post(&mut self, ring: usize, at: u64, len: u32, flags: u16) {
+        self.post_before(ring, at, len, flags, 0);
+    }
+
+    /// The same with the descriptor `next` behind it, which is there already, if `flags` say so.
+    pub fn post_before(&mut self, ring: usize, addr: u64, len: u32, flags: u16, next: u16) {
         let ring = &mut self.rings[ring];
         let slot = ring.next % ring.size;
         let base = GUEST + ring.at();
         let descriptors = self.space.ring::<Descriptor>(GuestAddr(base), ring.size).unwrap();
-        descriptors.store(slot, Descriptor { addr: at, len, flags, next: 0 });
+        descriptors.store(slot, Descriptor { addr, len, flags, next });
         self.space.ring::<u16>(GuestAddr(base + 0x1004), ring.size).unwrap().store(slot, slot);
         ring.next = ring.next.wrapping_add(1);
         self.space.index(GuestAddr(base + 0x1002)).unwrap().store_release(ring.next);
@@ -144,29 +153,43 @@ impl Guest {
 
     /// Posts a frame to send; with `kicked` the device is told.
     pub fn transmit(&mut self, frame: &[u8], kicked: bool) {
-        let at = self.rings[1].buffer();
+        self.transmit_on(0, frame, kicked);
+    }
+
+    pub fn transmit_on(&mut self, pair: usize, frame: &[u8], kicked: bool) {
+        let ring = 2 * pair + 1;
+        let at = self.rings[ring].buffer();
         let bytes: Vec<u8> = [0; HEADER as usize].iter().chain(frame).copied().collect();
         self.write(at, &bytes);
-        self.post(1, at, bytes.len() as u32, 0);
+        self.post(ring, at, bytes.len() as u32, 0);
         if kicked {
-            self.kick(1);
+            self.kick(ring);
         }
     }
 
     pub fn post_room(&mut self) -> u64 {
-        let at = self.rings[0].buffer();
-        self.post(0, at, ROOM, 2);
+        self.post_room_on(0)
+    }
+
+    pub fn post_room_on(&mut self, pair: usize) -> u64 {
+        let at = self.rings[2 * pair].buffer();
+        self.post(2 * pair, at, ROOM, 2);
         at
     }
 
     /// Sends a frame and waits until it has come back.
     pub fn echo(&mut self, text: &str) {
+        self.echo_on(0, text);
+    }
+
+    /// The same on another pair.
+    pub fn echo_on(&mut self, pair: usize, text: &str) {
         let frame: Vec<u8> = [0xff; 14].iter().chain(text.as_bytes()).copied().collect();
-        let room = self.post_room();
-        self.kick(0);
-        self.transmit(&frame, true);
-        self.settle(1);
-        self.settle(0);
+        let room = self.post_room_on(pair);
+        self.kick(2 * pair);
+        self.transmit_on(pair, &frame, true);
+        self.settle(2 * pair + 1);
+        self.settle(2 * pair);
         let mut back = vec![0; frame.len()];
         assert!(self.space.read(GuestAddr(room + u64::from(HEADER)), &mut back));
         assert_eq!(back, frame);

@@ -43,12 +43,16 @@ pub struct Back {
 }
 
 impl Back {
-    pub fn new(mut server: Server) -> Self {
+    pub fn new(server: Server) -> Self {
+        Self::of_pairs(server, 1)
+    }
+
+    fn of_pairs(mut server: Server, pairs: u16) -> Self {
         let stop = event();
         let watched = stop.try_clone().unwrap();
         let (sender, events) = channel();
         let thread = std::thread::spawn(move || {
-            let config = NicConfig { mac: MAC, mtu: MTU, ..NicConfig::default() };
+            let config = NicConfig { mac: MAC, mtu: MTU, pairs, ..NicConfig::default() };
             let mut device = Device::new(config, Box::new(Echo)).unwrap();
             server.run(&mut device, watched.as_fd(), &mut |event| drop(sender.send(event)))
         });
@@ -57,8 +61,13 @@ impl Back {
 
     /// A server on one end of a pair, and the other end.
     pub fn pair() -> (Self, FrontEnd) {
+        Self::pair_with(1)
+    }
+
+    /// The same with a device of so many queue pairs.
+    pub fn pair_with(pairs: u16) -> (Self, FrontEnd) {
         let (front, back) = UnixStream::pair().unwrap();
-        (Self::new(Server::from_fd(back.into()).unwrap()), FrontEnd::new(front))
+        (Self::of_pairs(Server::from_fd(back.into()).unwrap(), pairs), FrontEnd::new(front))
     }
 
     /// The next event that `wanted` accepts; those before it are skipped.

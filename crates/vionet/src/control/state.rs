@@ -61,8 +61,8 @@ pub(crate) struct ControlState {
     pub(crate) mac: [u8; 6],
     /// The driver is asked to announce its addresses.
     pub(crate) announce: bool,
-    /// How many pairs are in use.
-    pub(crate) pairs: u16,
+    /// How many pairs the driver has said it uses; `None` while it does not say so here.
+    pub(crate) pairs: Option<u16>,
     /// The receive offloads that are switched on.
     pub(crate) offloads: Offloads,
     /// What the driver wants to receive.
@@ -92,13 +92,13 @@ const OFFLOADS: [(u8, Offloads, Feature); 9] = [
 ];
 
 impl ControlState {
-    /// As after reset: one pair, every offload that will be negotiated, no delays.
+    /// As after reset: every offload that will be negotiated, no filter, no delays.
     pub(crate) fn new(config: &NicConfig) -> Self {
         let queues = usize::from(config.pairs).saturating_mul(2);
         Self {
             mac: config.mac,
             announce: false,
-            pairs: 1,
+            pairs: None,
             offloads: Offloads::ALL,
             filter: Filter::default(),
             hash: Box::new(FlowHash::disabled()),
@@ -109,8 +109,11 @@ impl ControlState {
         }
     }
 
-    /// The driver has settled its features: the filter's tables are empty (NET-CTRL-MAC-01).
+    /// From now on the driver's commands are obeyed here, and what holds before the first of them
+    /// is in force: one pair is in use (NET-CTRL-MQ-05), the filter's tables are empty
+    /// (NET-CTRL-MAC-01).
     pub(crate) fn begin(&mut self, agreed: FeatureBits) {
+        self.pairs = Some(1);
         let mac = agreed.has(Feature::MAC).then_some(self.mac);
         let (by_address, by_vlan) = (agreed.has(Feature::CTRL_RX), agreed.has(Feature::CTRL_VLAN));
         self.filter = Filter::new(mac, by_address, by_vlan);
@@ -170,12 +173,13 @@ impl ControlState {
                 if !(1..=world.pairs).contains(&pairs) {
                     return Err(Refused::Value); // NET-CTRL-MQ-12
                 }
-                self.pairs = pairs;
+                self.pairs = Some(pairs);
                 self.rss = None;
             }
             Command::SetRss(data) => {
                 let config = RssConfig::decode(data, world.pairs)?;
-                self.pairs = config.transmit_pairs.max(config.table.pairs_used());
+                let used = config.transmit_pairs.max(config.table.pairs_used());
+                self.pairs = Some(used);
                 self.rss = Some(Box::new((config.hash, config.table)));
             }
             Command::SetHash(data) => {

@@ -42,7 +42,7 @@ impl Nic {
         let Self { pairs, state, link_up, limits, .. } = self;
         for slot in pairs {
             let delays = state.coalescing_of(slot.index);
-            let in_use = slot.index.0 < state.pairs;
+            let in_use = state.pairs.is_none_or(|pairs| slot.index.0 < pairs);
             if let Some(pair) = slot.home() {
                 let bench = (!judge.is_idle()).then(|| {
                     #[cfg(feature = "std")]

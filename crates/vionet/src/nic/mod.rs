@@ -40,7 +40,7 @@ use crate::config::{ConfigSpace, NicConfig, PAIRS_MAX};
 use crate::control::{ControlLane, ControlState};
 use crate::endpoint::{Capabilities, EndpointQueue, OpenError};
 use crate::interrupt::Interrupt;
-use crate::negotiate::{Negotiated, Offer, Refusal};
+use crate::negotiate::{Negotiated, Offer};
 #[cfg(feature = "std")]
 use crate::pair::Inlet;
 use crate::pair::{Guarded, Limits, Lower, QueuePair};
@@ -195,9 +195,7 @@ impl Nic {
     /// NET-Q-03).
     #[must_use]
     pub fn role(&self, index: QueueIndex) -> Option<QueueRole> {
-        let agreed = self.negotiated.as_ref().map(Negotiated::bits);
-        let has = |feature| agreed.is_some_and(|bits| bits.has(feature));
-        let pairs = if has(Feature::MQ) || has(Feature::RSS) { self.config.pairs } else { 1 };
+        let pairs = self.usable_pairs();
         let pair = index.pair();
         if pair.0 < pairs {
             let receive = index.is_receive();
@@ -207,8 +205,16 @@ impl Nic {
                 QueueRole::Transmit(pair)
             });
         }
-        let control = index.0 == pairs.saturating_mul(2) && has(Feature::CTRL_VQ);
+        let agreed = self.negotiated.is_some_and(|agreed| agreed.bits().has(Feature::CTRL_VQ));
+        let control = index.0 == pairs.saturating_mul(2) && agreed;
         control.then_some(QueueRole::Control)
+    }
+
+    /// How many pairs the driver has a use for, by the features agreed on.
+    fn usable_pairs(&self) -> u16 {
+        let agreed = self.negotiated.map(|agreed| agreed.bits()).unwrap_or_default();
+        let several = agreed.has(Feature::MQ) || agreed.has(Feature::RSS);
+        if several { self.config.pairs } else { 1 }
     }
 
     /// The counters of each pair, in pair order.
@@ -231,7 +237,7 @@ impl Nic {
     /// How many pairs frames are spread over now.
     #[must_use]
     pub fn active_pairs(&self) -> u16 {
-        self.state.pairs
+        self.spread()
     }
 
     /// Whether the link is up.
@@ -288,11 +294,16 @@ impl Nic {
         }
         let touched = match &op {
             Op::Negotiate(_)
-            | Op::NegotiateWithoutControl(_)
+            | Op::NegotiateByFrontEnd(_)
             | Op::Memory(_)
             | Op::SetConfigInterrupt(_) => None,
             // Every pair has to know over how many frames are spread.
-            Op::EnableQueue(..) if self.flows.is_some() => {
+            Op::EnableQueue(index, enabled) if self.changes_spread(*index, *enabled) => {
+                return self.recall(|_| true, Job::Op(op), effects);
+            }
+            Op::StartQueue { index, .. }
+                if self.awaits_control() && self.role(*index) == Some(QueueRole::Control) =>
+            {
                 return self.recall(|_| true, Job::Op(op), effects);
             }
             Op::StartQueue { index, .. }
@@ -381,13 +392,8 @@ impl Nic {
             Job::Command => return self.obey_and_go_on(effects),
         };
         let result = match op {
-            Op::Negotiate(bits) => self.negotiate(bits, Offer::accept),
-            Op::NegotiateWithoutControl(bits) => {
-                self.negotiate(bits, Offer::accept_without_control).map(|()| {
-                    let several = bits.has(Feature::MQ) || bits.has(Feature::RSS);
-                    self.state.pairs = if several { self.config.pairs } else { 1 };
-                })
-            }
+            Op::Negotiate(bits) => self.negotiate(bits, false),
+            Op::NegotiateByFrontEnd(bits) => self.negotiate(bits, true),
             Op::Memory(space) => {
                 self.space = space;
                 Ok(())
@@ -397,7 +403,7 @@ impl Nic {
                     self.pending = Some(Job::Op(op));
                     return effects.push(Effect::Open(settings));
                 }
-                self.start_queue(index, setup, cursor)
+                self.start_queue(index, setup, cursor, effects)
             }
             Op::StopQueue(index) => self.stop_queue(index),
             Op::EnableQueue(index, enabled) => self.enable_queue(index, enabled, effects),
@@ -445,22 +451,25 @@ impl Nic {
         }
     }
 
-    fn negotiate(
-        &mut self,
-        bits: FeatureBits,
-        accept: impl Fn(&Offer, FeatureBits) -> Result<Negotiated, Refusal>,
-    ) -> Result<(), OpError> {
-        // A machine that was paused says the same again: flows and commands live on. What ends
-        // with a driver is ended by a reset.
-        if self.negotiated.is_some_and(|agreed| agreed.bits() == bits) {
-            return Ok(());
-        }
-        if self.control.is_some() || self.pairs.iter().any(PairSlot::is_live) {
+    fn negotiate(&mut self, bits: FeatureBits, by_front_end: bool) -> Result<(), OpError> {
+        let is_same = self.negotiated.is_some_and(|agreed| agreed.bits() == bits);
+        let runs = self.control.is_some() || self.pairs.iter().any(PairSlot::is_live);
+        if runs && !is_same {
             return Err(OpError::QueuesRunning);
         }
-        let agreed = accept(&self.offer, bits).map_err(OpError::Refused)?;
+        let offer = &self.offer;
+        let agreed =
+            if by_front_end { offer.accept_by_front_end(bits) } else { offer.accept(bits) };
+        let agreed = agreed.map_err(OpError::Refused)?;
+        // A machine that was paused says the same again: flows and commands live on. What ends
+        // with a driver is ended by a reset.
+        if is_same {
+            return Ok(());
+        }
         self.state = ControlState::new(&self.config);
-        self.state.begin(agreed.bits());
+        if !by_front_end {
+            self.state.begin(bits);
+        }
         self.negotiated = Some(agreed);
         // The endpoint is opened anew, with the new settings.
         for slot in &mut self.pairs {

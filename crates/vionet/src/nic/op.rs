@@ -74,9 +74,11 @@ pub enum QueueRole {
 pub enum Op {
     /// Settle the features. Refused while a queue runs, unless they are those in force.
     Negotiate(FeatureBits),
-    /// The same through a front that serves the control queue itself, as QEMU does: what needs
-    /// CTRL_VQ may come without it, and as many pairs are in use as have their queues enabled.
-    NegotiateWithoutControl(FeatureBits),
+    /// The same through a front-end, which may serve the control queue itself. Then what needs
+    /// CTRL_VQ may come without it; and until the control queue is started here, what the driver
+    /// commands is the front-end's to obey: as many pairs are in use as have their queues enabled,
+    /// and no frame is filtered.
+    NegotiateByFrontEnd(FeatureBits),
     /// Queues started from now on live in this memory.
     Memory(Arc<AddressSpace>),
     /// Bring a queue to life at a position.

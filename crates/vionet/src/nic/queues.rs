@@ -33,6 +33,7 @@ impl Nic {
         index: QueueIndex,
         setup: QueueSetup,
         cursor: Cursor,
+        effects: &mut Effects,
     ) -> Result<(), OpError> {
         let agreed = self.negotiated.ok_or(OpError::NotNegotiated)?;
         let role = self.role(index).ok_or(OpError::NoSuchQueue(index))?;
@@ -51,6 +52,11 @@ impl Nic {
                 }
                 self.control = Some(ControlLane::new(activate(&space)?, space));
                 self.has_commands = true; // Some may wait already (INIT-05).
+                if self.awaits_control() {
+                    self.state.begin(agreed.bits());
+                    self.configure_pairs();
+                    self.adapt_endpoint(effects);
+                }
                 return Ok(());
             }
         };
@@ -119,11 +125,30 @@ impl Nic {
         Ok(())
     }
 
+    /// Whether the driver's commands may be a front-end's to obey: the control queue has not been
+    /// started here, and may never be.
+    pub(super) fn awaits_control(&self) -> bool {
+        self.state.pairs.is_none()
+    }
+
     /// How many pairs frames are spread over: those in use that are enabled, without a gap.
-    /// Where the VMM obeys the driver's commands itself, enabling is all we hear of it.
+    /// Where a front-end obeys the driver's commands itself, enabling is all we hear of it.
     pub(super) fn spread(&self) -> u16 {
-        let enabled = self.queues.iter().step_by(2).take_while(|slot| slot.enabled).count();
-        u16::try_from(enabled).unwrap_or(u16::MAX).min(self.state.pairs).max(1)
+        self.spread_where(|index| self.queues.get(index.slot()).is_some_and(|slot| slot.enabled))
+    }
+
+    /// Whether enabling a queue, or disabling it, changes that.
+    pub(super) fn changes_spread(&self, index: QueueIndex, enabled: bool) -> bool {
+        let now = |one: QueueIndex| self.queues.get(one.slot()).is_some_and(|slot| slot.enabled);
+        let then = |one| if one == index { enabled } else { now(one) };
+        self.spread_where(then) != self.spread_where(now)
+    }
+
+    fn spread_where(&self, is_enabled: impl Fn(QueueIndex) -> bool) -> u16 {
+        let most = self.usable_pairs();
+        let in_use = self.state.pairs.unwrap_or(most).min(most);
+        let gap = (0..in_use).find(|pair| !is_enabled(PairIndex(*pair).receive()));
+        gap.unwrap_or(in_use).max(1)
     }
 
     /// Tells the open endpoint what has changed.
