@@ -68,7 +68,9 @@ struct Outlet {
     isolated: bool,
     /// What its guest takes unfinished.
     receive: Offloads,
-    inlet: Arc<Inlet>,
+    /// Of each pair, in order. Frames come in by the first that is open, which passes on what is
+    /// for the others.
+    inlets: Vec<Arc<Inlet>>,
 }
 
 impl Switch {
@@ -137,9 +139,14 @@ impl Fabric {
         });
     }
 
-    /// By the inlet: by now the port may have another one.
+    /// By the inlet: by now the port may have other ones.
     fn detach(&self, inlet: &Arc<Inlet>) {
-        self.change(|open| open.retain(|outlet| !Arc::ptr_eq(&outlet.inlet, inlet)));
+        self.change(|open| {
+            for outlet in &mut *open {
+                outlet.inlets.retain(|one| !Arc::ptr_eq(one, inlet));
+            }
+            open.retain(|outlet| !outlet.inlets.is_empty());
+        });
     }
 
     /// The open ports, if they are not those of `version` any more.
@@ -178,10 +185,8 @@ impl Endpoint for SwitchPort {
         let inlets = (0..settings.pairs).map(|_| Inlet::new().map(Arc::new));
         let inlets = inlets.collect::<io::Result<Vec<_>>>().map_err(refuse)?;
         let (port, isolated) = (self.number, self.config.isolated);
-        // Frames come in by the first pair, which passes on what is for the others.
-        if let Some(inlet) = inlets.first().cloned() {
-            self.fabric.attach(Outlet { port, isolated, receive: settings.receive, inlet });
-        }
+        let receive = settings.receive;
+        self.fabric.attach(Outlet { port, isolated, receive, inlets: inlets.clone() });
         let queue = |inlet| -> Box<dyn EndpointQueue> {
             Box::new(PortQueue::new(Arc::clone(&self.fabric), port, isolated, inlet))
         };

@@ -129,7 +129,7 @@ impl PortQueue {
         (frames.get(..count).unwrap_or(frames), bytes)
     }
 
-    /// Pushes what is meant for one port; the port is locked once.
+    /// Pushes what is meant for one port; one inlet of it is locked, once.
     fn deliver(&mut self, outlet: &Outlet, batch: &TxBatch<'_>, frames: &[TxFrame]) {
         let Self { seen, frame: room, .. } = self;
         let meant = |target| target == Target::Everyone || target == Target::Port(outlet.port);
@@ -137,16 +137,22 @@ impl PortQueue {
             return;
         }
         let can = outlet.receive;
-        let delivery = outlet.inlet.deliver(batch.now(), |sink| {
+        let mut push = |sink: &mut RxSink<'_>| {
             let all = frames.iter().zip(seen.iter()).filter(|(_, seen)| meant(seen.target));
             let all = all.map(|(frame, seen)| (frame, &seen.head, batch.bytes(frame)));
             if !can.intersection(Offloads::TSO4 | Offloads::TSO6).is_empty() {
                 return join::deliver(sink, &mut all.peekable(), can, room);
             }
             all.for_each(|frame| hand_over(sink, frame, can, room));
-        });
-        // A port whose guest is not there takes nothing, as one without a cable.
-        let (Delivery::Done | Delivery::Closed) = delivery;
+        };
+        // A pair whose queue is stopped takes nothing, and keeps nothing from the others. A port
+        // whose guest is not there is one without a cable.
+        for inlet in &outlet.inlets {
+            match inlet.deliver(batch.now(), &mut push) {
+                Delivery::Done => return,
+                Delivery::Closed => {}
+            }
+        }
     }
 
     /// Counts every frame, first to last, as sent or as what kept it.
