@@ -7,7 +7,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::{fmt, io};
 
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 use vionet_frame::guard::Guard;
 use vionet_queue::Cursor;
 use vionet_spec::feature::FeatureBits;
@@ -48,9 +52,11 @@ pub struct Device {
     kicks: Vec<Option<Arc<OwnedFd>>>,
     /// The eventfd that the driver kicks the control queue with, while that runs.
     control: Option<Arc<OwnedFd>>,
+    /// Behind a platform: readable when it is time for commands that wait for a translation.
+    timer: Option<OwnedFd>,
     reports: ReportBox,
     inbox: Receiver<Report>,
-    /// Readable when `reports` or `control` is.
+    /// Readable when `reports`, `control` or `timer` is.
     attention: OwnedFd,
     herald: Herald,
 }
@@ -83,7 +89,23 @@ impl Device {
             .map_err(DeviceError)?;
         let kicks = (0..nic.queues()).map(|_| None).collect();
         let herald = Herald::default();
-        Ok(Self { nic, seats, endpoint, kicks, control: None, reports, inbox, attention, herald })
+        let (control, timer) = (None, None);
+        Ok(Self { nic, seats, endpoint, kicks, control, timer, reports, inbox, attention, herald })
+    }
+
+    /// The same behind an IOMMU, as [`Nic::behind_platform`].
+    ///
+    /// # Errors
+    /// When the system has no descriptor left for a timer.
+    pub fn behind_platform(mut self) -> Result<Self, DeviceError> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags);
+        let timer = timer.map_err(|errno| DeviceError(errno.into()))?;
+        epoll::add(&self.attention, &timer, EventData::new_u64(2), EventFlags::IN)
+            .map_err(|errno| DeviceError(errno.into()))?;
+        self.timer = Some(timer);
+        self.nic.set_platform();
+        Ok(self)
     }
 
     /// The same under a policy of the host, as [`Nic::guarded`].
@@ -280,14 +302,26 @@ impl Device {
         if let Some(kick) = &self.control {
             silence(kick.as_fd());
         }
+        self.timer.iter().for_each(silence);
         if self.control.is_some() || self.nic.has_commands() {
             // Nothing in it can be refused.
             let (Ok(()) | Err(_)) = self.apply(Op::Commands);
+            self.set_timer();
         }
         if self.nic.has_commands() {
             ring(self.reports.bell());
         }
         self.inbox.try_recv().ok()
+    }
+
+    /// A command that waits for its translation is asked about again in a while, and not before.
+    fn set_timer(&self) {
+        let due = self.nic.commands_due_in().and_then(|after| Timespec::try_from(after).ok());
+        if let (Some(timer), Some(it_value)) = (&self.timer, due) {
+            let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
+            // A timer of our own takes any time that is one.
+            let (Ok(_) | Err(_)) = timerfd_settime(timer, TimerfdTimerFlags::empty(), &once);
+        }
     }
 
     /// Watches the kicks of the control queue while it runs, and no other.

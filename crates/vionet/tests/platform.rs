@@ -16,12 +16,17 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use std::time::{Duration, Instant as Clock};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vionet::endpoint::{
-    Capabilities, Delivery, EndpointFault, EndpointQueue, Inlet, RxHeader, RxSink, TxBatch, Watch,
+    Capabilities, Delivery, Endpoint, EndpointFault, EndpointQueue, Inlet, OpenError, RxHeader,
+    RxSink, Settings, TxBatch, Watch,
 };
 use vionet::stats::PairStats;
 use vionet::{
-    Effect, Effects, Instant, Next, Nic, NicConfig, Op, OpError, QueueIndex, QueuePair, Step,
+    Device, Effect, Effects, Instant, Next, Nic, NicConfig, Op, OpError, QueueIndex, QueuePair,
+    Step,
 };
 use vionet_frame::header::Offloads;
 use vionet_queue::{Cursor, Fault, Format, QueueSetup, RingFeatures};
@@ -31,6 +36,7 @@ use vionet_testkit::{Arrangement, Buffer, GuestRam, PackedDriver, SplitDriver};
 
 const RX: QueueIndex = QueueIndex(0);
 const TX: QueueIndex = QueueIndex(1);
+const CONTROL: QueueIndex = QueueIndex(2);
 const SIZE: u16 = 16;
 const PAGE: u64 = 4096;
 /// Device addresses are guest addresses and this.
@@ -606,4 +612,106 @@ fn a_chain_that_had_to_be_left_is_not_tried_again_for_each_frame() {
             assert_eq!(asked, [asked[0]; 3], "{format:?} {translated}");
         }
     }
+}
+
+fn commands() -> FeatureBits {
+    platform() | FeatureBits::of(&[Feature::CTRL_VQ, Feature::CTRL_RX])
+}
+
+/// A command, not translated yet, and where its answer is.
+const COMMAND: [Buffer; 2] =
+    [Buffer::readable(FRAMES + OFFSET, 3), Buffer::writable(FRAMES + OFFSET + PAGE, 1)];
+
+/// As pairs do: a kick is no sign of a translation.
+#[test]
+fn a_command_that_is_not_translated_is_asked_for_again_in_a_while() {
+    for format in BOTH {
+        let mut bench = Bench::new(format, CONTROL, commands());
+        bench.ram.write(FRAMES, &[0, 0, 1]);
+        bench.apply(Op::Commands).unwrap();
+        assert_eq!(bench.nic.commands_due_in(), None, "there is none");
+        bench.driver.post(&COMMAND, None);
+        for pages in [0, 1] {
+            bench.iommu.allow(FRAMES, pages, Access::Both);
+            bench.apply(Op::Commands).unwrap();
+            assert_eq!(bench.nic.commands_due_in(), Some(Duration::from_millis(1)), "{format:?}");
+            assert!(!bench.nic.has_commands(), "and not at once");
+        }
+        bench.iommu.allow(FRAMES, 2, Access::Both);
+        bench.apply(Op::Commands).unwrap();
+        assert_eq!((bench.nic.commands_due_in(), bench.driver.used()), (None, 1));
+        assert_eq!(bench.ram.read(FRAMES + PAGE, 1), [0]);
+        // One that waits when its queue stops waits for nothing.
+        bench.iommu.move_frames(None);
+        bench.driver.post(&COMMAND, None);
+        bench.apply(Op::Commands).unwrap();
+        bench.apply(Op::StopQueue(CONTROL)).unwrap();
+        assert_eq!(bench.nic.commands_due_in(), None);
+    }
+}
+
+/// A host side that is never opened.
+struct Nobody;
+
+impl Endpoint for Nobody {
+    fn name(&self) -> String {
+        "nobody".into()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let none = Offloads::NONE;
+        Capabilities { transmit: none, receive: none, pairs_max: 1, mtu: 1500 }
+    }
+
+    fn open(&mut self, _settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
+        Ok(Vec::new())
+    }
+
+    fn adapt(&mut self, _settings: &Settings) -> Result<(), OpenError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_device_asks_about_a_command_again_by_itself_and_does_not_spin() {
+    let bench = Bench::new(Format::Split, CONTROL, commands());
+    let (iommu, ram) = (Arc::clone(&bench.iommu), bench.ram);
+    let mut driver = Driver::Split(SplitDriver::new(&ram, RINGS, SIZE, false, 0));
+    let config = NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, ..NicConfig::default() };
+    let device = Device::new(config, Box::new(Nobody)).unwrap();
+    let mut device = device.behind_platform().unwrap();
+    device.apply(Op::Negotiate(FeatureBits::of(&[Feature::VERSION_1]) | commands())).unwrap();
+    let platform = Arc::clone(&iommu);
+    let space = AddressSpace::translated(Arc::clone(ram.space().map()), platform);
+    device.apply(Op::Memory(Arc::new(space))).unwrap();
+    let QueueSetup { size, descriptors, driver: avail, device: used } = driver.setup();
+    let [descriptors, avail, used] =
+        [descriptors, avail, used].map(|GuestAddr(at)| GuestAddr(at + OFFSET));
+    let setup = QueueSetup { size, descriptors, driver: avail, device: used };
+    ram.write(FRAMES, &[0, 0, 1]);
+    driver.post(&COMMAND, None);
+    let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+    device.set_kick(CONTROL, Some(kick)).unwrap();
+    device.apply(Op::StartQueue { index: CONTROL, setup, cursor: Cursor::default() }).unwrap();
+    // It attends to the device whenever that wants it, for so long; how often that was.
+    let attend = |device: &mut Device, time: Duration, until: &mut dyn FnMut() -> bool| {
+        let (start, mut rounds) = (Clock::now(), 0);
+        while start.elapsed() < time && !until() {
+            let left = Timespec::try_from(time).unwrap();
+            let reports = device.reports();
+            let ready = poll(&mut [PollFd::from_borrowed_fd(reports, PollFlags::IN)], Some(&left));
+            if ready.unwrap() > 0 {
+                rounds += 1;
+                assert_eq!(device.next_report(), None);
+            }
+        }
+        rounds
+    };
+    let rounds = attend(&mut device, Duration::from_millis(200), &mut || false);
+    assert!((2..=202).contains(&rounds), "{rounds} times in 200 ms");
+    iommu.allow(FRAMES, 2, Access::Both);
+    attend(&mut device, Duration::from_secs(10), &mut || driver.used() == 1);
+    assert_eq!(ram.read(FRAMES + PAGE, 1), [0], "without a kick");
+    let rounds = attend(&mut device, Duration::from_millis(20), &mut || false);
+    assert!(rounds <= 1, "it sleeps again");
 }

@@ -72,6 +72,11 @@ impl ControlLane {
         Ok(true)
     }
 
+    /// Whether the platform has no translation yet for the next command.
+    pub(crate) fn is_untranslated(&self) -> bool {
+        !self.broken && self.batch.is_empty() && self.batch.is_untranslated()
+    }
+
     /// The command in work; `None` when it is too long to be one.
     pub(crate) fn request(&self) -> Option<&[u8]> {
         self.request.get(..self.len?)

@@ -25,6 +25,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::time::Duration;
 
 use vionet_frame::guard::{Guard, Rule};
 use vionet_frame::steer::AutoSteer;
@@ -43,7 +44,7 @@ use crate::interrupt::Interrupt;
 use crate::negotiate::{Negotiated, Offer};
 #[cfg(feature = "std")]
 use crate::pair::Inlet;
-use crate::pair::{Guarded, Limits, Lower, QueuePair};
+use crate::pair::{Guarded, Limits, Lower, QueuePair, TRANSLATION_REST};
 use crate::stats::{ControlStats, PairStats};
 
 /// What waits for pairs to come home, or for the endpoint to open.
@@ -124,8 +125,14 @@ impl Nic {
 
     /// The same behind an IOMMU, which [`Op::Memory`] brings: ACCESS_PLATFORM is offered.
     #[must_use]
-    pub fn behind_platform(self) -> Self {
-        Self { offer: self.offer.with_platform(), ..self }
+    pub fn behind_platform(mut self) -> Self {
+        self.set_platform();
+        self
+    }
+
+    /// The same, before features are settled.
+    pub(crate) fn set_platform(&mut self) {
+        self.offer = self.offer.with_platform();
     }
 
     /// The same under a policy of the host. Where that holds the guest to its MAC address, in
@@ -285,6 +292,14 @@ impl Nic {
     #[must_use]
     pub fn has_commands(&self) -> bool {
         self.has_commands
+    }
+
+    /// How soon to apply [`Op::Commands`] without a kick: the platform had no translation for the
+    /// next command, and no kick says when it has one.
+    #[must_use]
+    pub fn commands_due_in(&self) -> Option<Duration> {
+        let control = self.control.as_ref().filter(|control| control.is_untranslated());
+        control.map(|_| TRANSLATION_REST)
     }
 
     /// Begins an operation; it is over when [`Effect::Done`] says so.

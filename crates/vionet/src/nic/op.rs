@@ -101,7 +101,8 @@ pub enum Op {
     /// Send the pair out anew: something about its wiring has changed outside.
     Rewire(PairIndex),
     /// Obey what waits in the control queue, a bounded number of commands. Where more wait,
-    /// [`Nic::has_commands`](super::Nic::has_commands) says so.
+    /// [`Nic::has_commands`](super::Nic::has_commands) says so; where one waits for its
+    /// translation, [`Nic::commands_due_in`](super::Nic::commands_due_in) says when to ask again.
     Commands,
     /// The link is up, or down: the driver is told, and frames move only while it is up.
     SetLink(bool),

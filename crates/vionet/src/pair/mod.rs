@@ -64,7 +64,7 @@ use tx::Noted;
 pub(crate) const BATCH: usize = 64;
 
 /// How soon a translation that the platform did not have is asked for again.
-const TRANSLATION_REST: Duration = Duration::from_millis(1);
+pub(crate) const TRANSLATION_REST: Duration = Duration::from_millis(1);
 
 /// How long the host side is left alone after a failure.
 const HOST_REST: Duration = Duration::from_millis(100);
