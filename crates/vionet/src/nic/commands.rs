@@ -56,8 +56,11 @@ impl Nic {
     /// buffer is used.
     fn obey(&mut self, effects: &mut Effects) {
         let (space, settings) = (self.config_space(), self.settings());
+        let changes_pairs = self.command().is_ok_and(|command| command.changes_pairs());
         let done = self.do_command();
-        self.configure_pairs();
+        if changes_pairs && done.is_ok() {
+            self.configure_pairs();
+        }
         if self.settings() != settings {
             self.adapt_endpoint(effects);
         }

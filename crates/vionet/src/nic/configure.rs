@@ -13,9 +13,7 @@ use super::Nic;
 #[cfg(feature = "std")]
 use super::slot::PairSlot;
 use crate::endpoint::Settings;
-#[cfg(feature = "std")]
-use crate::pair::Inlet;
-use crate::pair::{Bench, Judge, PairConfig, Steering};
+use crate::pair::{Inspection, Judge, PairConfig, Steering};
 
 impl Nic {
     /// What the endpoint is to know of what was agreed.
@@ -36,22 +34,20 @@ impl Nic {
     pub(super) fn configure_pairs(&mut self) {
         let Some(agreed) = self.negotiated.as_ref() else { return };
         let plan = self.state.plan(agreed.plan());
-        let judge = Arc::new(self.judge(agreed.bits()));
-        #[cfg(feature = "std")]
-        let siblings: Arc<[Arc<Inlet>]> = self.inlets.iter().cloned().collect();
+        let judge = Some(self.judge(agreed.bits())).filter(|judge| !judge.is_idle());
+        let inspection = judge.map(|judge| Inspection {
+            judge: Arc::new(judge),
+            #[cfg(feature = "std")]
+            siblings: Arc::clone(&self.inlets),
+        });
         let Self { pairs, state, link_up, limits, .. } = self;
         for slot in pairs {
             let delays = state.coalescing_of(slot.index);
             let in_use = state.pairs.is_none_or(|pairs| slot.index.0 < pairs);
             if let Some(pair) = slot.home() {
-                let bench = (!judge.is_idle()).then(|| {
-                    #[cfg(feature = "std")]
-                    return Bench::new(Arc::clone(&judge), Arc::clone(&siblings));
-                    #[cfg(not(feature = "std"))]
-                    Bench::new(Arc::clone(&judge))
-                });
                 let (link_up, limits) = (*link_up, limits.clone());
-                pair.configure(PairConfig { plan, link_up, in_use, delays, limits, bench });
+                let inspection = inspection.clone();
+                pair.configure(PairConfig { plan, link_up, in_use, delays, limits, inspection });
             }
         }
     }
@@ -78,7 +74,7 @@ impl Nic {
         {
             let own = self.pairs.iter_mut().filter_map(PairSlot::home).map(|pair| pair.own_inlet());
             if let Some(own) = own.collect::<Option<Vec<_>>>().filter(|own| own.len() > 1) {
-                self.inlets = own;
+                self.inlets = own.into();
                 self.flows = Some(Arc::new(AutoSteer::new(self.secret)));
             }
         }

@@ -74,7 +74,7 @@ pub struct Nic {
     limits: Option<Limits>,
     /// Where the pairs deliver to each other, when they do; made outside.
     #[cfg(feature = "std")]
-    inlets: Vec<Arc<Inlet>>,
+    inlets: Arc<[Arc<Inlet>]>,
     /// Which pair each flow was last sent on; where the host side does not know.
     flows: Option<Arc<AutoSteer>>,
     /// What makes flows' numbers unpredictable, where flows are remembered.
@@ -112,7 +112,7 @@ impl Nic {
             guard: None,
             limits: None,
             #[cfg(feature = "std")]
-            inlets: Vec::new(),
+            inlets: Arc::default(),
             flows: None,
             secret: 0,
             commands_left: 0,
@@ -372,7 +372,7 @@ impl Nic {
     /// Before answering [`Effect::Open`] whose settings have `spreads`: an inlet for each pair.
     #[cfg(feature = "std")]
     pub fn set_inlets(&mut self, inlets: Vec<Arc<Inlet>>) {
-        self.inlets = inlets;
+        self.inlets = inlets.into();
     }
 
     /// Answers [`Effect::Open`] with one endpoint queue per pair, in pair order.
@@ -491,7 +491,7 @@ impl Nic {
             slot.place = Place::Closed;
         }
         #[cfg(feature = "std")]
-        self.inlets.clear();
+        self.set_inlets(Vec::new());
         self.flows = None;
         Ok(())
     }
@@ -564,7 +564,9 @@ impl Nic {
         *control = None;
         *state = ControlState::new(config);
         #[cfg(feature = "std")]
-        inlets.clear();
+        {
+            *inlets = Arc::default();
+        }
         *flows = None;
         *commands_left = 0;
         *has_commands = false;

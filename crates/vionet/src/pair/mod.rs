@@ -34,6 +34,7 @@ use core::time::Duration;
 use vionet_frame::steer::AutoSteer;
 use vionet_queue::Queue;
 use vionet_queue::{Armed, DeviceReads, DeviceWrites, Fault};
+use vionet_raw::Scratch;
 
 pub(crate) use guarded::Guarded;
 #[cfg(feature = "std")]
@@ -44,7 +45,8 @@ pub(crate) use limited::Limited;
 pub use limited::Limits;
 pub(crate) use lower::Lower;
 pub use rx::Refused;
-pub(crate) use sink::Bench;
+use sink::Bench;
+pub(crate) use sink::Inspection;
 pub use sink::RxSink;
 pub use tx::{TxBatch, TxFrame};
 
@@ -148,7 +150,7 @@ pub(crate) struct PairConfig {
     /// Of the receive and of the transmit queue.
     pub(crate) delays: [Coalescing; 2],
     pub(crate) limits: Option<Limits>,
-    pub(crate) bench: Option<Bench>,
+    pub(crate) inspection: Option<Inspection>,
 }
 
 /// Two live queues and the host side behind them. Moved to a worker, and moved back when asked.
@@ -164,6 +166,8 @@ pub struct QueuePair {
     /// Looks at received frames, if anything is to; a lane that its endpoint delivers into takes
     /// it along.
     bench: Option<Bench>,
+    /// The room to look at frames in, while nobody does.
+    spare: Option<Scratch>,
     /// Where the receive lane is while the pair is out, if others deliver into it.
     #[cfg(feature = "std")]
     inlet: Option<Arc<Inlet>>,
@@ -210,6 +214,7 @@ impl QueuePair {
             frames,
             noted: Box::default(),
             bench: None,
+            spare: None,
             #[cfg(feature = "std")]
             is_delivered_to: endpoint.inlet().is_some(),
             #[cfg(feature = "std")]
@@ -233,10 +238,13 @@ impl QueuePair {
 
     /// What has been decided about the pair; at home only.
     pub(crate) fn configure(&mut self, config: PairConfig) {
-        let PairConfig { plan, link_up, in_use, delays, limits, bench } = config;
+        let PairConfig { plan, link_up, in_use, delays, limits, inspection } = config;
         (self.plan, self.link_up, self.receives) = (plan, link_up, link_up && in_use);
-        self.flows = bench.as_ref().and_then(|bench| bench.judge.flows().cloned());
-        self.bench = bench;
+        self.flows = inspection.as_ref().and_then(|by| by.judge.flows().cloned());
+        let scratch = self.bench.take().map(Bench::into_scratch);
+        let mut scratch = scratch.or_else(|| self.spare.take());
+        self.bench = inspection.map(|by| Bench::new(by, scratch.take()));
+        self.spare = scratch;
         self.asks = self.receives;
         self.limits = limits.map(|limits| Box::new(Limited::new(limits)));
         let [rx, tx] = delays;
@@ -246,7 +254,7 @@ impl QueuePair {
 
     /// Whether frames that come by this pair go to others.
     fn spreads(&self) -> bool {
-        self.bench.as_ref().is_some_and(|bench| bench.judge.spreads())
+        self.bench.as_ref().is_some_and(|bench| bench.by.judge.spreads())
     }
 
     /// Which pair of its device this is.
@@ -500,7 +508,7 @@ impl QueuePair {
         let look = self.bench.as_mut().map(|bench| Look { bench, here });
         let meter = self.limits.as_ref().and_then(|limits| limits.meter());
         let mut lane = self.rx.as_mut().filter(|lane| lane.is_usable());
-        let spreads = look.as_ref().is_some_and(|look| look.bench.judge.spreads());
+        let spreads = look.as_ref().is_some_and(|look| look.bench.by.judge.spreads());
         if lane.is_none() && !spreads {
             return;
         }

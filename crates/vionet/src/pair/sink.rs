@@ -32,25 +32,31 @@ use crate::nic::PairIndex;
 use crate::stats::{DropReason, LaneStats};
 use crate::time::Instant;
 
-/// What a pair needs to look at frames; made when there is a [`Judge`].
-pub(crate) struct Bench {
+/// Who looks at the frames that come by a pair.
+#[derive(Clone)]
+pub(crate) struct Inspection {
     pub(crate) judge: Arc<Judge>,
-    /// Room for one frame.
-    scratch: Scratch,
     /// The inlets of all pairs, where frames may be for others.
     #[cfg(feature = "std")]
-    siblings: Arc<[Arc<Inlet>]>,
+    pub(crate) siblings: Arc<[Arc<Inlet>]>,
+}
+
+/// The same with what a pair needs for it.
+pub(crate) struct Bench {
+    pub(crate) by: Inspection,
+    /// Room for one frame.
+    scratch: Scratch,
 }
 
 impl Bench {
-    #[cfg(feature = "std")]
-    pub(crate) fn new(judge: Arc<Judge>, siblings: Arc<[Arc<Inlet>]>) -> Self {
-        Self { judge, scratch: Scratch::new(FRAME_MAX), siblings }
+    /// With the room of an earlier one, if there was one: an inspection changes with each command
+    /// of the driver, and must not cost more than it has to.
+    pub(crate) fn new(by: Inspection, scratch: Option<Scratch>) -> Self {
+        Self { by, scratch: scratch.unwrap_or_else(|| Scratch::new(FRAME_MAX)) }
     }
 
-    #[cfg(not(feature = "std"))]
-    pub(crate) fn new(judge: Arc<Judge>) -> Self {
-        Self { judge, scratch: Scratch::new(FRAME_MAX) }
+    pub(crate) fn into_scratch(self) -> Scratch {
+        self.scratch
     }
 }
 
@@ -120,10 +126,10 @@ impl<'a> RxSink<'a> {
         };
         if let Some(Look { bench, here }) = look {
             sink.here = here;
-            (sink.judge, sink.scratch) = (Some(&*bench.judge), Some(&mut bench.scratch));
+            (sink.judge, sink.scratch) = (Some(&*bench.by.judge), Some(&mut bench.scratch));
             #[cfg(feature = "std")]
             {
-                sink.siblings = &bench.siblings;
+                sink.siblings = &bench.by.siblings;
             }
         }
         Self(Kind::Judged(sink))
@@ -479,5 +485,70 @@ impl JudgedSink<'_> {
     ) -> Result<(), Refused> {
         self.dropped(DropReason::QueueDown);
         Err(Refused::Dropped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::boxed::Box;
+    use std::os::fd::BorrowedFd;
+
+    use vionet_frame::filter::Filter;
+    use vionet_spec::feature::{Feature, FeatureBits};
+
+    use super::*;
+    use crate::config::NicConfig;
+    use crate::endpoint::{EndpointFault, EndpointQueue, TxBatch, Watch};
+    use crate::negotiate::Offer;
+    use crate::pair::{PairConfig, QueuePair, Steering};
+
+    struct Nowhere;
+
+    impl EndpointQueue for Nowhere {
+        fn transmit(&mut self, _frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
+            Ok(())
+        }
+
+        fn receive(&mut self, _sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
+            Ok(())
+        }
+
+        fn watch(&self) -> Watch {
+            Watch::default()
+        }
+
+        fn fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+    }
+
+    #[test]
+    fn frames_are_looked_at_in_the_same_room_whoever_looks_and_whenever() {
+        let offer = Offer::new(&NicConfig::default());
+        let agreed = offer.accept(FeatureBits::of(&[Feature::VERSION_1])).unwrap();
+        let plan = *agreed.plan();
+        let mut pair = QueuePair::new(PairIndex(0), plan, Box::new(Nowhere), Arc::default());
+        let mut configure = |looks: bool| {
+            let (filter, steering) = (Filter::new(None, true, false), Steering::AsItCame);
+            let judge = Judge { guard: None, filter, hash: None, steering };
+            let by = Inspection { judge: Arc::new(judge), siblings: Arc::default() };
+            pair.configure(PairConfig {
+                plan,
+                link_up: true,
+                in_use: true,
+                delays: [crate::control::Coalescing::default(); 2],
+                limits: None,
+                inspection: looks.then_some(by),
+            });
+            assert_eq!(pair.bench.is_some(), looks);
+            let at_work = pair.bench.as_ref().map(|bench| bench.scratch.bytes().as_ptr());
+            at_work.or(pair.spare.as_ref().map(|spare| spare.bytes().as_ptr()))
+        };
+        assert_eq!(configure(false), None, "none where nothing is looked at");
+        let room = configure(true);
+        assert!(room.is_some());
+        for looks in [true, false, false, true, true] {
+            assert_eq!(configure(looks), room);
+        }
     }
 }
