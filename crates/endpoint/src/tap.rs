@@ -36,7 +36,9 @@ const SHORT: u32 = 2048;
 
 /// A tap device as host side. One of several queues has a queue pair each; those that the driver
 /// does not use are out of the kernel's use, too, which spreads flows over the others and brings
-/// each where the driver has last sent it (NET-CTRL-MQ-02, NET-CTRL-MQ-03, NET-CTRL-MQ-06).
+/// each where the driver has last sent it (NET-CTRL-MQ-02, NET-CTRL-MQ-03, NET-CTRL-MQ-06). The
+/// kernel asks nobody whether there are buffers, and what waits in a queue without is lost: so one
+/// comes into use when its driver has posted the first, or sent a frame.
 #[derive(Debug)]
 pub struct Tap {
     queues: Vec<Arc<Wire>>,
@@ -49,8 +51,10 @@ pub struct Tap {
 #[derive(Debug)]
 struct Wire {
     tap: tun::Tap,
-    /// The kernel does not use it. Changes only while no worker has the pair.
+    /// The kernel does not use it. Changes only by the hand that has the pair.
     detached: AtomicBool,
+    /// It may, as soon as the driver does. Changes only while no worker has the pair.
+    welcome: AtomicBool,
 }
 
 impl Wire {
@@ -64,6 +68,17 @@ impl Wire {
 
     fn is_detached(&self) -> bool {
         self.detached.load(Ordering::Relaxed)
+    }
+
+    fn is_welcome(&self) -> bool {
+        self.welcome.load(Ordering::Relaxed)
+    }
+
+    /// The driver uses it.
+    #[cold]
+    fn join(&self) -> Result<(), EndpointFault> {
+        let joined = self.set_attached(true);
+        joined.map_err(|error| EndpointFault::Io(error.raw_os_error().unwrap_or(0)))
     }
 }
 
@@ -156,7 +171,10 @@ impl Tap {
             .filter(|_| tap.has_vnet_header())
             .find(|wish| tap.set_offloads(tun_offloads(*wish)).is_ok())
             .unwrap_or(Offloads::NONE);
-        let wire = |tap| Arc::new(Wire { tap, detached: AtomicBool::new(false) });
+        let wire = |tap| {
+            let (detached, welcome) = (AtomicBool::new(false), AtomicBool::new(false));
+            Arc::new(Wire { tap, detached, welcome })
+        };
         Ok(Self { queues: taps.into_iter().map(wire).collect(), label, mtu, offloads })
     }
 }
@@ -167,13 +185,16 @@ impl Tap {
     }
 
     /// What the guest agreed to, and no more: the driver before may have agreed to more. So with
-    /// its queues; the first is always in use.
-    fn set(&self, settings: &Settings) -> Result<(), OpenError> {
+    /// its queues; the first is always in use, and others stay so unless the driver is another.
+    fn set(&self, settings: &Settings, is_new: bool) -> Result<(), OpenError> {
         let fail =
             |what| move |cause| error(OpenKind::Host, format!("{}: {what}: {cause}", self.label));
         let active = usize::from(settings.active.max(1));
         for (index, wire) in self.queues.iter().enumerate() {
-            wire.set_attached(index < active).map_err(fail("changing the queues in use"))?;
+            let welcome = index < active;
+            wire.welcome.store(welcome, Ordering::Relaxed);
+            let attached = index == 0 || welcome && !is_new && !wire.is_detached();
+            wire.set_attached(attached).map_err(fail("changing the queues in use"))?;
         }
         let first = self.queues.first().filter(|wire| wire.tap.has_vnet_header());
         first.map_or(Ok(()), |wire| {
@@ -205,7 +226,7 @@ impl Endpoint for Tap {
     }
 
     fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
-        self.set(settings)?;
+        self.set(settings, true)?;
         let cuts = self.offloads.intersection(TSO).is_empty();
         let queues = self.queues.iter().map(|wire| {
             let queue = TapQueue::new(Arc::clone(wire), settings, cuts);
@@ -216,7 +237,7 @@ impl Endpoint for Tap {
     }
 
     fn adapt(&mut self, settings: &Settings) -> Result<(), OpenError> {
-        self.set(settings)
+        self.set(settings, false)
     }
 }
 
@@ -409,8 +430,11 @@ impl EndpointQueue for TapQueue {
     fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
         self.full = false;
         if self.wire.is_detached() {
-            frames.dropped(frames.frames().len(), DropReason::QueueDisabled);
-            return Ok(());
+            if !self.wire.is_welcome() {
+                frames.dropped(frames.frames().len(), DropReason::QueueDisabled);
+                return Ok(());
+            }
+            self.wire.join()?;
         }
         while let Some(frame) = frames.frames().first() {
             let Err(error) = self.write(frame, frames.bytes(frame)) else {
@@ -432,6 +456,9 @@ impl EndpointQueue for TapQueue {
     }
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
+        if self.wire.is_detached() && self.wire.is_welcome() && sink.has_room(1) {
+            self.wire.join()?;
+        }
         let joins =
             |held: &mut Held| !held.is_empty() || !sink.takes().intersection(TSO).is_empty();
         if self.waiting.is_none()
@@ -529,9 +556,11 @@ mod tests {
         let watched = |index: usize| (queues[index].fd().is_some(), queues[index].watch().readable);
         // The kernel sees a moment after its opening that the tap has a carrier.
         let mut tries = (0..500).map(|_| std::thread::sleep(std::time::Duration::from_millis(10)));
-        while arrived(&tap, &socket) != BTreeSet::from([0, 1]) {
-            tries.next().expect("flows arrive on both queues");
+        while arrived(&tap, &socket) != BTreeSet::from([0]) {
+            tries.next().expect("flows arrive, on the first queue while the driver uses no other");
         }
+        tap.queues[1].join().unwrap();
+        assert_eq!(arrived(&tap, &socket), BTreeSet::from([0, 1]));
         for _ in 0..2 {
             settings.active = 1;
             tap.adapt(&settings).unwrap();
@@ -539,9 +568,17 @@ mod tests {
             assert_eq!((watched(0), watched(1)), ((true, true), (false, false)));
         }
         settings.active = 2;
-        tap.adapt(&settings).unwrap();
-        assert_eq!(arrived(&tap, &socket), BTreeSet::from([0, 1]));
-        assert_eq!(watched(1), (true, true));
+        for joined in [false, true] {
+            tap.adapt(&settings).unwrap();
+            let used = if joined { BTreeSet::from([0, 1]) } else { BTreeSet::from([0]) };
+            assert_eq!(arrived(&tap, &socket), used);
+            assert_eq!(watched(1), (joined, joined));
+            tap.queues[1].join().unwrap();
+        }
+        drop(queues);
+        let queues = tap.open(&settings).unwrap();
+        assert_eq!(arrived(&tap, &socket), BTreeSet::from([0]), "for another driver");
+        drop(queues);
         ip("tuntap add dev single mode tap vnet_hdr");
         let refused = Tap::open("single", 2).unwrap_err();
         assert_eq!(refused.kind, OpenKind::Config);

@@ -182,7 +182,7 @@ pub trait EndpointQueue: Send {
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault>;
     /// What to wait for now.
     fn watch(&self) -> Watch;
-    /// The descriptor to wait on, if any; the same one for the queue's whole life.
+    /// The descriptor to wait on, if any. It may come while the queue is at work, and then stays.
     #[cfg(feature = "std")]
     fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>>;
     /// Where others deliver into the guest's buffers, if they do: then [`Self::receive`] is never

@@ -480,6 +480,49 @@ fn a_queue_that_is_enabled_later_takes_part() {
     assert_eq!(guest.look(), [got[0] + 20, got[1]]);
 }
 
+/// A Linux guest with fewer processors than pairs starts all queues and posts buffers on some.
+#[test]
+fn a_pair_on_which_the_driver_never_posts_a_buffer_gets_no_flows() {
+    let host = Host::new(4);
+    host.world().with_inlets = true;
+    let mut guest = Guest::in_front_of(host, 4, &[Feature::MQ]);
+    assert_eq!(guest.set_pairs(4), OK);
+    let inlet = guest.host.world().inlets[0].clone();
+    let frames = (0..60).map(flow).collect::<Vec<_>>();
+    assert!(deliver(&inlet, &frames[..20]));
+    let lost = guest.dropped(DropReason::NoBuffer);
+    assert!(lost > 0 && guest.dropped(DropReason::QueueDown) == 0, "for want of any other");
+    guest.post(1, 60);
+    guest.post(2, 60);
+    assert!(deliver(&inlet, &frames));
+    let got = guest.look();
+    assert!(got[1] > 10 && got[2] > 10, "{got:?}");
+    assert_eq!((got[1] + got[2], guest.dropped(DropReason::NoBuffer)), (60, lost));
+    // Those that have had some are waited for by nobody.
+    assert!(deliver(&inlet, &frames) && deliver(&inlet, &frames));
+    assert!(guest.dropped(DropReason::NoBuffer) > lost);
+    guest.fill();
+    let before = guest.look();
+    assert!(deliver(&inlet, &frames));
+    let got = guest.look();
+    assert!(got.iter().zip(before).all(|(now, before)| now - before > 3), "all pairs: {got:?}");
+    // A queue that was started anew is as new.
+    let cursor = guest.stop(3);
+    while guest.rx[3].driver.owed() > 0 {
+        guest.start_queue(QueueIndex(6), guest.device.cursor(QueueIndex(6)).unwrap_or(cursor));
+        assert!(deliver(&inlet, &frames));
+        guest.look();
+        guest.stop(3);
+    }
+    guest.start_queue(QueueIndex(6), guest.device.cursor(QueueIndex(6)).unwrap());
+    (0..3).for_each(|pair| guest.post(pair, guest.rx[pair].driver.free()));
+    let before = guest.look();
+    assert!(deliver(&inlet, &frames));
+    let got = guest.look();
+    assert_eq!(got[3], before[3]);
+    assert_eq!(got.iter().sum::<usize>(), before.iter().sum::<usize>() + 60);
+}
+
 #[test]
 fn an_interrupt_that_comes_after_the_answer_is_raised_for_it() {
     let mut guest = Guest::new(2, &[Feature::MQ]);

@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use rustix::event::{EventfdFlags, eventfd};
 use vionet_queue::{DeviceWrites, Fault};
 
+use super::judge::Door;
 use super::meter::Meter;
 use super::rx::{Filled, GuestSink};
 use super::sink::{Bench, Look};
@@ -53,6 +54,8 @@ pub struct Inlet {
     lent: Mutex<Option<Lent>>,
     /// Whether a sender may lock: the lane is here, works, and is not wanted back.
     open: AtomicBool,
+    /// The driver has posted buffers since the queue was started.
+    stocked: AtomicBool,
     /// The driver is to be interrupted.
     due: AtomicBool,
     /// When it is to be interrupted, in nanoseconds, where that is put off; else 0.
@@ -103,8 +106,9 @@ impl Inlet {
     /// When the system has no descriptor left.
     pub fn new() -> io::Result<Self> {
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let [open, due, news] = [const { AtomicBool::new(false) }; 3];
-        Ok(Self { lent: Mutex::new(None), open, due, late: AtomicU64::new(0), news, bell })
+        let [open, stocked, due, news] = [const { AtomicBool::new(false) }; 4];
+        let (lent, late) = (Mutex::new(None), AtomicU64::new(0));
+        Ok(Self { lent, open, stocked, due, late, news, bell })
     }
 
     /// Calls `fill` with the guest's buffers; then publishes once, and has the pair's worker
@@ -122,6 +126,7 @@ impl Inlet {
             return Delivery::Closed;
         };
         let stats = &stats.rx;
+        self.take_stock(lane);
         lane.queue.disarm();
         let sink = GuestSink::new(&mut lane.queue, &mut lane.batch, plan, stats, now);
         let meter = turn.as_mut().map(|turn| Meter::policing(turn.credit(now).unwrap_or_default()));
@@ -196,6 +201,7 @@ impl Inlet {
         self.due.store(lane.take_owed() && lent.has_interrupt, Ordering::Release);
         let late = lane.due().map_or(0, Instant::nanos);
         self.late.store(late, Ordering::Release);
+        self.stocked.store(lane.is_stocked(), Ordering::Relaxed);
         *self.lock() = Some(lent);
         self.open.store(opens, Ordering::Release);
         self.ring();
@@ -234,6 +240,32 @@ impl Inlet {
     #[inline]
     pub(super) fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
+    }
+
+    /// What a frame that may go elsewhere finds here.
+    #[inline]
+    pub(super) fn door(&self) -> Door {
+        match (self.is_open(), self.stocked.load(Ordering::Relaxed)) {
+            (false, _) => Door::Closed,
+            (true, true) => Door::Open,
+            (true, false) => self.look_for_stock(),
+        }
+    }
+
+    #[cold]
+    fn look_for_stock(&self) -> Door {
+        let mut place = self.try_lock();
+        if let Some(Some(Lent { lane, .. })) = place.as_deref_mut() {
+            self.take_stock(lane);
+        }
+        if self.stocked.load(Ordering::Relaxed) { Door::Open } else { Door::Empty }
+    }
+
+    #[inline]
+    fn take_stock(&self, lane: &mut Lane<DeviceWrites>) {
+        if !self.stocked.load(Ordering::Relaxed) {
+            self.stocked.store(lane.is_stocked(), Ordering::Relaxed);
+        }
     }
 
     /// What is to be attended to, if anything.

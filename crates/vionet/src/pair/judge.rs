@@ -35,6 +35,17 @@ pub(crate) enum Steering {
     Flow(Arc<AutoSteer>, u16),
 }
 
+/// What a frame finds at a pair that it may go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    /// The driver takes no frames there.
+    Closed,
+    /// It could, but has never posted a buffer: only a front-end that obeys the driver's commands
+    /// knows whether it will.
+    Empty,
+    Open,
+}
+
 /// What is decided about every received frame of a NIC.
 #[derive(Clone, Debug)]
 pub(crate) struct Judge {
@@ -75,13 +86,13 @@ impl Judge {
     }
 
     /// Judges the frame that begins with `head`, which came by pair `here`.
-    /// A pair to which frames can go `is_ready`; others are passed over where the flow decides
-    /// (NET-CTRL-MQ-07).
+    /// Where the flow decides, pairs whose `door` is closed are passed over (NET-CTRL-MQ-07), and
+    /// those of which the driver makes no use, if there are others.
     pub(crate) fn look(
         &self,
         head: &[u8],
         here: PairIndex,
-        is_ready: impl Fn(u16) -> bool,
+        door: impl Fn(u16) -> Door,
     ) -> Result<Verdict, DropReason> {
         if let Some(guard) = &self.guard {
             guard.receive(head)?;
@@ -92,8 +103,9 @@ impl Judge {
             Steering::AsItCame => here,
             Steering::Table(table) => PairIndex(table.queue_of(hash)),
             Steering::Flow(flows, pairs) => {
-                let pair = flows.queue_of(head, *pairs, is_ready);
-                PairIndex(pair.ok_or(DropReason::QueueDown)?)
+                let pair = flows.queue_of(head, *pairs, |pair| door(pair) == Door::Open);
+                let any = || flows.queue_of(head, *pairs, |pair| door(pair) != Door::Closed);
+                PairIndex(pair.or_else(any).ok_or(DropReason::QueueDown)?)
             }
         };
         Ok(Verdict { hash, pair })

@@ -22,6 +22,8 @@ pub(crate) struct Lane<D: Direction> {
     pub(super) enabled: bool,
     /// The driver broke a rule: the queue stands still until it is stopped.
     broken: bool,
+    /// The driver has posted something since the queue was started.
+    stocked: bool,
     /// An interrupt is to be raised by whoever works on the lane next: never by the control
     /// plane, which nothing that a stranger gave us may hold up.
     pub(super) owed: bool,
@@ -31,7 +33,8 @@ impl<D: Direction> Lane<D> {
     pub(crate) fn new(queue: Queue, space: Arc<AddressSpace>, plan: &Plan, enabled: bool) -> Self {
         let batch = Batch::new(space, u32::from(plan.header_len));
         let interrupt = None;
-        Self { queue, batch, interrupt, delay: None, enabled, broken: false, owed: false }
+        let (broken, stocked, owed) = (false, false, false);
+        Self { queue, batch, interrupt, delay: None, enabled, broken, stocked, owed }
     }
 
     pub(crate) fn set_interrupt(&mut self, interrupt: Option<Arc<dyn Interrupt>>) {
@@ -131,6 +134,13 @@ impl<D: Direction> Lane<D> {
         self.broken = true;
         stats.faults.add(1);
         fault
+    }
+
+    /// Whether the driver has ever posted something: some leave queues that they started empty.
+    #[cfg(feature = "std")]
+    pub(super) fn is_stocked(&mut self) -> bool {
+        self.stocked = self.stocked || !self.batch.is_empty() || self.queue.has_work();
+        self.stocked
     }
 
     pub(super) fn is_live(&self) -> bool {

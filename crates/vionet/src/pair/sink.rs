@@ -21,7 +21,7 @@ use vionet_spec::net::FRAME_MAX;
 
 #[cfg(feature = "std")]
 use super::inlet::{Inlet, Opened};
-use super::judge::{HEAD, Judge, Verdict};
+use super::judge::{Door, HEAD, Judge, Verdict};
 use super::meter::Meter;
 use super::rx::{Filled, GuestSink};
 use super::{BATCH, Refused};
@@ -342,11 +342,11 @@ impl JudgedSink<'_> {
         #[cfg(feature = "std")]
         let siblings = self.siblings;
         #[cfg(feature = "std")]
-        let is_ready = |pair| siblings.get(usize::from(pair)).is_some_and(|inlet| inlet.is_open());
+        let door = |pair| siblings.get(usize::from(pair)).map_or(Door::Closed, |at| at.door());
         #[cfg(not(feature = "std"))]
-        let is_ready = |_| true;
+        let door = |_| Door::Open;
         let here = Verdict { hash: Hashed::NONE, pair: self.here };
-        let verdict = self.judge.map_or(Ok(here), |judge| judge.look(head, self.here, is_ready));
+        let verdict = self.judge.map_or(Ok(here), |judge| judge.look(head, self.here, door));
         let above = self.meter.as_ref().is_some_and(Meter::drops);
         let verdict = match verdict {
             Ok(_) if above => {

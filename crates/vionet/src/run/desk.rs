@@ -404,7 +404,12 @@ impl Job {
         self.interest = wanted;
         if let Some(fd) = self.pair.endpoint_fd() {
             let data = EventData::new_u64(self.event);
-            told_of(epoll::modify(epoll, fd, data, wanted), self.pair.index(), reports);
+            let set = match epoll::modify(epoll, fd, data, wanted) {
+                // It has come since the pair has.
+                Err(Errno::NOENT) => epoll::add(epoll, fd, data, wanted),
+                set => set,
+            };
+            told_of(set, self.pair.index(), reports);
         }
     }
 
