@@ -26,11 +26,13 @@ pub(crate) struct Table {
     /// The most bytes they may have together: what is mapped takes room from everything else in
     /// this process, however little memory is behind it.
     limit: u64,
+    /// The front-end says of one region several times what it should say once.
+    repeats: bool,
 }
 
 impl Table {
     pub(crate) fn new(limit: u64) -> Self {
-        Self { slots: Vec::new(), limit }
+        Self { slots: Vec::new(), limit, repeats: false }
     }
 
     /// Replaces the table and says whether that changed anything. Mappings that stay the same are
@@ -56,24 +58,37 @@ impl Table {
         Ok(changed)
     }
 
-    pub(crate) fn add(&mut self, spec: RegionSpec, fd: &OwnedFd) -> Result<(), ProtocolError> {
+    /// Adds a region and says whether that changed anything: QEMU 7.2 adds each region once for
+    /// every queue pair.
+    pub(crate) fn add(&mut self, spec: RegionSpec, fd: &OwnedFd) -> Result<bool, ProtocolError> {
+        let file = identity(fd.as_fd()).map_err(ProtocolError::Map)?;
+        if self.slots.iter().any(|slot| slot.spec == spec && slot.file == file) {
+            self.repeats = true;
+            return Ok(false);
+        }
         if self.slots.len() >= SLOTS {
             return Err(ProtocolError::TooManyRegions);
         }
         self.check_total(self.slots.iter().map(|slot| &slot.spec).chain([&spec]))?;
         let slot = self.map(spec, fd)?;
         self.slots.push(slot);
-        check(&self.slots).inspect_err(|_| {
+        let checked = check(&self.slots).inspect_err(|_| {
             self.slots.pop();
-        })
+        });
+        checked.map(|()| true)
     }
 
-    /// Removes the region that matches in all but its offset (VU-MSG-10).
-    pub(crate) fn remove(&mut self, spec: RegionSpec) -> Result<(), ProtocolError> {
+    /// Removes the region that matches in all but its offset (VU-MSG-10), and says whether that
+    /// changed anything.
+    pub(crate) fn remove(&mut self, spec: RegionSpec) -> Result<bool, ProtocolError> {
         let before = self.slots.len();
         let key = |spec: &RegionSpec| (spec.guest, spec.user, spec.size);
         self.slots.retain(|slot| key(&slot.spec) != key(&spec));
-        if self.slots.len() == before { Err(ProtocolError::NoSuchRegion) } else { Ok(()) }
+        match self.slots.len() < before {
+            false if self.repeats => Ok(false),
+            false => Err(ProtocolError::NoSuchRegion),
+            true => Ok(true),
+        }
     }
 
     /// The map of the regions in force.

@@ -330,11 +330,8 @@ impl Session {
         events: Events<'_>,
     ) -> Handled {
         let specs = RegionSpec::table(payload).ok_or(ProtocolError::Payload)?;
-        // The same table twice in a row is normal (VU-PIT-21), and no reason to stop a ring.
-        if self.memory.replace(&specs, fds)? {
-            self.rings.move_to(self.memory.space()?, device, events)?;
-        }
-        Ok(Answer::Ack)
+        let changed = self.memory.replace(&specs, fds)?;
+        self.memory_changed(changed, device, events)
     }
 
     fn add_mem_reg(
@@ -345,14 +342,27 @@ impl Session {
         events: Events<'_>,
     ) -> Handled {
         let spec = RegionSpec::single(payload).ok_or(ProtocolError::Payload)?;
-        self.memory.add(spec, &one(fds)?)?;
-        ack(self.rings.move_to(self.memory.space()?, device, events))
+        let changed = self.memory.add(spec, &one(fds)?)?;
+        self.memory_changed(changed, device, events)
     }
 
     fn rem_mem_reg(&mut self, payload: &[u8], device: &mut Device, events: Events<'_>) -> Handled {
         let spec = RegionSpec::single(payload).ok_or(ProtocolError::Payload)?;
-        self.memory.remove(spec)?;
-        ack(self.rings.move_to(self.memory.space()?, device, events))
+        let changed = self.memory.remove(spec)?;
+        self.memory_changed(changed, device, events)
+    }
+
+    /// The same said twice in a row is normal (VU-PIT-21), and no reason to stop a ring.
+    fn memory_changed(
+        &mut self,
+        changed: bool,
+        device: &mut Device,
+        events: Events<'_>,
+    ) -> Handled {
+        if changed {
+            self.rings.move_to(self.memory.space()?, device, events)?;
+        }
+        Ok(Answer::Ack)
     }
 
     /// Rings and features go back to the start; memory, protocol features and the connection stay

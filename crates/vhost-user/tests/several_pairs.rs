@@ -19,7 +19,7 @@ mod bench;
 use std::os::fd::AsFd;
 
 use bench::guest::{GUEST, Guest, SIZE, USER};
-use bench::{Back, F_MRG_RXBUF, F_PROTOCOL, F_VERSION_1, FrontEnd, REPLY_ACK};
+use bench::{Back, F_MRG_RXBUF, F_PROTOCOL, F_VERSION_1, FrontEnd, REPLY_ACK, state};
 use vionet_raw::{Descriptor, GuestAddr};
 
 const CTRL_VQ: u64 = 1 << 17;
@@ -156,4 +156,32 @@ fn nothing_is_filtered_before_the_control_queue_has_come() {
     guest.kick(0);
     guest.transmit(&group, true);
     guest.settle(0);
+}
+
+/// What QEMU 7.2 was seen to send for a NIC of several pairs, where regions are told one by one
+/// (ADD_MEM_REG): each pair's part of it tells all of them. Later ones say it once.
+#[test]
+fn a_region_that_is_added_for_each_pair_is_there_once_and_stops_no_ring() {
+    let (back, front, mut guest) = connected();
+    front.tell_number(2, F_VERSION_1 | F_MRG_RXBUF | F_PROTOCOL | MQ);
+    for pair in [0, 1] {
+        assert_eq!(front.outcome(37, &guest.region(), &[guest.fd()]), Some(0));
+        for ring in [2 * pair, 2 * pair + 1] {
+            guest.start_ring(&front, ring, 0);
+            assert_eq!(front.outcome(18, &state(ring as u32, 1), &[]), Some(0));
+        }
+        guest.echo_on(pair, "to and fro");
+    }
+    let started = back.texts().into_iter().filter(|text| text.contains("started"));
+    assert_eq!(started.count(), 4, "none of them twice");
+    // Another file at the same place is another region.
+    let other = vionet_raw::host::mmap::memory_file("other", bench::guest::LEN).unwrap();
+    assert_eq!(front.outcome(37, &guest.region(), &[other.as_fd()]), Some(1));
+    assert_eq!(front.outcome(38, &guest.region(), &[]), Some(0));
+    assert_eq!(front.outcome(38, &guest.region(), &[]), Some(0), "and taken away for each");
+    let stray = [0_u64, GUEST, 0x1000, USER, 0].into_iter().flat_map(u64::to_ne_bytes);
+    assert_eq!(front.outcome(38, &stray.collect::<Vec<_>>(), &[]), Some(0));
+    assert_eq!(front.outcome(37, &guest.region(), &[guest.fd()]), Some(0));
+    guest.echo_on(0, "it goes on");
+    guest.echo_on(1, "it goes on");
 }
