@@ -30,6 +30,7 @@ fn options_of_a_device_show_in_what_the_driver_is_offered() {
         "endpoint=null,queues=4,speed=10000,lock-mac",
         "endpoint=null,guard=mac",
         "endpoint=null,guard=dhcp",
+        "endpoint=user,queues=4",
     ];
     let server = Server::start("offered", &[], &nics);
     let features = [Feature::MQ, Feature::CTRL_MAC_ADDR];
@@ -38,6 +39,7 @@ fn options_of_a_device_show_in_what_the_driver_is_offered() {
     assert_eq!(shown(1), [true, false]);
     assert_eq!(shown(2), [false, false], "its address is held to");
     assert_eq!(shown(3), [false, true]);
+    assert_eq!(shown(4), [true, true], "the built-in network has as many pairs as are wanted");
     server.end();
 }
 
@@ -50,7 +52,6 @@ fn what_an_endpoint_cannot_do_is_refused_with_what_can() {
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     for (nic, code, words) in [
-        ("endpoint=user,queues=2", 3, "leave --queues out"),
         ("endpoint=user,lease=10.1.0.5/24", 2, "--endpoint tap:NAME"),
         ("endpoint=switch:a,lease=10.1.0.5/24@10.2.0.1", 3, "10.2.0.1"),
         ("endpoint=switch:a,lease=10.1.0.5/24,dns=::1", 2, "port 53"),

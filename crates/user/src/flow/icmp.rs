@@ -18,6 +18,8 @@ pub(super) struct PingFlow {
     pub(super) key: Key,
     /// From the far end to the guest.
     pub(super) route: Route,
+    /// Where the guest has last sent it from.
+    pub(super) pair: u16,
     pub(super) seen: Instant,
     pub(super) queued: bool,
 }

@@ -7,8 +7,9 @@
 //!   guest's buffers <-- segments, datagrams <-- sockets that are readable <-- the engine
 //! ```
 //!
-//! Everything happens inside the two calls of the endpoint: no thread, no lock. Tables are bounded
-//! and allocated at the start; what does not fit is refused and counted.
+//! Everything happens inside the two calls of the endpoint: no thread. Tables are bounded and
+//! allocated at the start; what does not fit is refused and counted. Queue pairs share the engine,
+//! one at a time: a lock for each call, and no frame goes from one pair to another.
 
 mod dns;
 mod engine;

@@ -42,11 +42,6 @@ impl<T> Slab<T> {
         self.free.is_empty()
     }
 
-    /// The indices in use.
-    pub(crate) fn indices(&self) -> impl Iterator<Item = u32> + '_ {
-        (0..).zip(&self.entries).filter_map(|(index, entry)| entry.is_some().then_some(index))
-    }
-
     /// The entries in use, with their indices.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         (0..).zip(&self.entries).filter_map(|(index, entry)| Some((index, entry.as_ref()?)))

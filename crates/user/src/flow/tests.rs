@@ -69,6 +69,8 @@ impl Wire {
 /// The engine's way to the guest, in private memory. A guest with room for a few frames a step.
 struct Road<'w> {
     wire: &'w mut Wire,
+    /// Frames that it has carried.
+    carried: &'w mut usize,
     room: usize,
     window: Vec<u8>,
 }
@@ -90,6 +92,7 @@ impl Port for Road<'_> {
             return Err(Refused::Full);
         }
         self.room -= 1;
+        *self.carried += 1;
         self.wire.carry(frame.to_vec(), true);
         Ok(())
     }
@@ -162,10 +165,21 @@ struct World {
     interface: Interface,
     sockets: SocketSet<'static>,
     start: Clock,
+    /// The pair that the guest sends on; any, if not one.
+    sends_on: Option<u16>,
+    /// Frames that have come to the guest, by pair.
+    arrived: Vec<usize>,
+    /// Frames that the guest has sent.
+    sent: usize,
 }
 
 impl World {
     fn new(damage: u64, seed: u64, publish: &str) -> Self {
+        Self::with_pairs(1, damage, seed, publish)
+    }
+
+    /// The same with so many queue pairs, all in use.
+    fn with_pairs(pairs: u16, damage: u64, seed: u64, publish: &str) -> Self {
         let v6 = Ipv6Guest::default();
         let mut host6 = v6.gateway.segments();
         host6[7] = 4;
@@ -176,7 +190,8 @@ impl World {
             ..UserConfig::default()
         };
         let listeners = Arc::new(Listeners::bind(&config).unwrap());
-        let engine = Engine::new(&config, listeners).unwrap();
+        let mut engine = Engine::new(&config, listeners, pairs).unwrap();
+        engine.use_pairs(pairs);
         let random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let (to_guest, to_engine) = (VecDeque::new(), VecDeque::new());
         let mut wire = Wire { to_guest, to_engine, random, damage };
@@ -188,7 +203,8 @@ impl World {
             all.push(IpCidr::new(IpAddress::Ipv6(v6.guest), 64)).unwrap();
         });
         let sockets = SocketSet::new(Vec::new());
-        Self { engine, wire, interface, sockets, start: Clock::now() }
+        let (start, arrived) = (Clock::now(), vec![0; usize::from(pairs)]);
+        Self { engine, wire, interface, sockets, start, sends_on: None, arrived, sent: 0 }
     }
 
     fn turn(&mut self) {
@@ -196,13 +212,24 @@ impl World {
         let now = smoltcp::time::Instant::from_micros(i64::try_from(micros).unwrap());
         self.interface.poll(now, &mut Nic(&mut self.wire), &mut self.sockets);
         let now = Instant::from_nanos(u64::try_from(micros * 1000).unwrap());
+        let pairs = self.arrived.len() as u16;
+        (0..pairs).for_each(|pair| self.output(pair, now));
         while let Some(frame) = self.wire.to_engine.pop_front() {
             let (front, back) = frame.split_at(frame.len() / 3);
             let spans = [ReadSpan::local(front), ReadSpan::local(back)];
-            let _taken = self.engine.input(&spans, frame.len(), now);
+            let any = |wire: &mut Wire| wire.draw(u64::from(pairs)) as u16;
+            let pair = self.sends_on.unwrap_or_else(|| any(&mut self.wire));
+            let _taken = self.engine.input(pair, &spans, frame.len(), now);
+            self.sent += 1;
+            // A pair's worker receives when it has sent.
+            self.output(pair, now);
         }
-        let mut road = Road { wire: &mut self.wire, room: 40, window: Vec::new() };
-        self.engine.output(&mut road, now);
+    }
+
+    fn output(&mut self, pair: u16, now: Instant) {
+        let carried = &mut self.arrived[usize::from(pair)];
+        let mut road = Road { wire: &mut self.wire, carried, room: 40, window: Vec::new() };
+        self.engine.output(pair, &mut road, now);
     }
 
     fn until<T>(&mut self, what: &str, mut done: impl FnMut(&mut Self) -> Option<T>) -> T {
@@ -283,9 +310,13 @@ fn mapped(at: SocketAddr) -> SocketAddr {
 }
 
 fn exchange_over(damage: u64, seed: u64, v6: bool, len: usize) {
+    exchange_over_pairs(1, damage, seed, v6, len);
+}
+
+fn exchange_over_pairs(pairs: u16, damage: u64, seed: u64, v6: bool, len: usize) {
     let (up, down) = (data(len, 1), data(len, 2));
     let (at, server) = server(down.clone(), v6);
-    let mut world = World::new(damage, seed, "none");
+    let mut world = World::with_pairs(pairs, damage, seed, "none");
     let handle = world.connect(mapped(at));
     let got = world.exchange(handle, &up);
     assert!(got == down, "seed {seed}: {} of {} bytes down", got.len(), down.len());
@@ -303,6 +334,111 @@ fn a_connection_carries_both_streams_exactly_in_both_families() {
 fn lost_repeated_and_reordered_frames_change_nothing_but_the_time() {
     for seed in 1..=4 {
         exchange_over(2, seed, seed % 2 == 0, 64 << 10);
+    }
+}
+
+#[test]
+fn a_connection_whose_segments_are_sent_on_any_pair_is_carried_exactly() {
+    exchange_over_pairs(3, 0, 1, false, 1 << 20);
+    for seed in 1..=4 {
+        exchange_over_pairs(4, 2, seed, seed % 2 == 0, 64 << 10);
+    }
+}
+
+/// A connection over three pairs, and the far end of it.
+fn connected(sends_on: u16) -> (World, SocketHandle, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut world = World::with_pairs(3, 0, 1, "none");
+    world.sends_on = Some(sends_on);
+    let handle = world.connect(mapped(listener.local_addr().unwrap()));
+    world.until("the connection", |world| {
+        world.sockets.get_mut::<tcp::Socket<'_>>(handle).may_send().then_some(())
+    });
+    (world, handle, listener.accept().unwrap().0)
+}
+
+impl World {
+    /// Waits for the far end's bytes, which are `sent` meanwhile.
+    fn hear(&mut self, handle: SocketHandle, far: &mut TcpStream, sent: &[u8]) {
+        far.write_all(sent).unwrap();
+        let mut left = sent.len();
+        self.until("what the far end says", |world| {
+            let socket = world.sockets.get_mut::<tcp::Socket<'_>>(handle);
+            while socket.can_recv() {
+                left -= socket.recv(|bytes| (bytes.len(), bytes.len())).unwrap();
+            }
+            (left == 0).then_some(())
+        });
+    }
+}
+
+#[test]
+fn a_flow_is_received_on_the_pair_it_was_last_sent_on() {
+    let (mut world, handle, mut far) = connected(2);
+    assert_eq!(world.arrived[..2], [0, 0], "NET-CTRL-MQ-03, from the first answer on");
+    for pair in [2, 0, 1, 2] {
+        world.sends_on = Some(pair);
+        let socket = world.sockets.get_mut::<tcp::Socket<'_>>(handle);
+        socket.send_slice(b"from here on").unwrap();
+        let sent = world.sent;
+        world.until("it is sent", |world| (world.sent > sent).then_some(()));
+        world.arrived.fill(0);
+        for _ in 0..3 {
+            world.hear(handle, &mut far, &[7; 10_000]);
+        }
+        let arrived = std::mem::replace(&mut world.arrived, vec![0; 3]);
+        let others = arrived.iter().enumerate().filter(|(at, _)| *at != usize::from(pair));
+        assert_eq!(others.map(|(_, count)| count).sum::<usize>(), 0, "{arrived:?}, not {pair}");
+        assert!(arrived[usize::from(pair)] > 3);
+    }
+}
+
+#[test]
+fn flows_of_pairs_that_are_in_use_no_more_go_on_without_being_asked() {
+    let (mut world, handle, mut far) = connected(2);
+    world.arrived.fill(0);
+    world.engine.use_pairs(2);
+    // Before the guest says anything.
+    far.write_all(b"still there?").unwrap();
+    world.until("a segment", |world| (world.arrived.iter().sum::<usize>() > 0).then_some(()));
+    assert_eq!(world.arrived, [1, 0, 0], "NET-CTRL-MQ-06");
+    // On a pair that is not in use it is not heard (NET-CTRL-MQ-14).
+    let frame = [0; 60];
+    let taken = world.engine.input(2, &[ReadSpan::local(&frame)], 60, Instant::from_nanos(1));
+    assert_eq!(taken, Err(DropReason::QueueDisabled));
+    world.sends_on = Some(1);
+    let mut got = Vec::new();
+    far.write_all(b" then go on").unwrap();
+    world.until("the rest", |world| {
+        let socket = world.sockets.get_mut::<tcp::Socket<'_>>(handle);
+        while socket.can_recv() {
+            socket.recv(|bytes| (bytes.len(), got.extend_from_slice(bytes))).unwrap();
+        }
+        (got == b"still there? then go on").then_some(())
+    });
+}
+
+#[test]
+fn datagrams_are_received_on_the_pair_they_were_last_sent_on() {
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut world = World::with_pairs(3, 0, 1, "none");
+    let buffer = || udp::PacketBuffer::new(vec![udp::PacketMetadata::EMPTY; 4], vec![0; 4096]);
+    let handle = world.sockets.add(udp::Socket::new(buffer(), buffer()));
+    world.sockets.get_mut::<udp::Socket<'_>>(handle).bind(5000).unwrap();
+    let to = mapped(server.local_addr().unwrap());
+    for pair in [1, 1, 0, 2, 1] {
+        world.sends_on = Some(pair);
+        let socket = world.sockets.get_mut::<udp::Socket<'_>>(handle);
+        socket.send_slice(b"to", IpEndpoint::from(to)).unwrap();
+        server.set_nonblocking(true).unwrap();
+        let from = world.until("a datagram", |_| server.recv_from(&mut [0; 9]).ok());
+        world.arrived.fill(0);
+        server.send_to(b"fro", from.1).unwrap();
+        world.until("its answer", |world| {
+            world.sockets.get_mut::<udp::Socket<'_>>(handle).recv().ok().map(|_| ())
+        });
+        let wanted: Vec<_> = (0..3).map(|at| usize::from(at == pair)).collect();
+        assert_eq!(world.arrived, wanted);
     }
 }
 
@@ -399,7 +535,7 @@ fn a_flood_of_connections_ends_with_the_engine() {
         let header = vionet_frame::build::TcpHeader { flags, ..Default::default() };
         let frame = segment(port, to, header);
         let spans = [ReadSpan::local(&frame)];
-        world.engine.input(&spans, frame.len(), Instant::from_nanos(1)).unwrap();
+        world.engine.input(0, &spans, frame.len(), Instant::from_nanos(1)).unwrap();
         streams.push(listener.accept().unwrap().0);
     }
     drop(world);
@@ -430,7 +566,7 @@ proptest::proptest! {
                 }
             }
             let spans = [ReadSpan::local(&frame)];
-            let _taken = world.engine.input(&spans, frame.len(), Instant::from_nanos(1));
+            let _taken = world.engine.input(0, &spans, frame.len(), Instant::from_nanos(1));
             world.turn();
         }
     }

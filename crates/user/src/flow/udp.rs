@@ -26,6 +26,8 @@ pub(super) struct UdpFlow {
     pub(super) key: Key,
     /// From the far end to the guest.
     pub(super) route: Route,
+    /// Where the guest has last sent it from.
+    pub(super) pair: u16,
     pub(super) seen: Instant,
     /// Both sides have spoken: worth keeping longer.
     pub(super) answered: bool,

@@ -36,7 +36,7 @@ pub(super) fn make(
             Code::Config,
             format!(
                 "{} has {most} queue pair, not {}: leave --queues out, or take \
-                 --endpoint tap:NAME or switch:NAME",
+                 --endpoint user, tap:NAME or switch:NAME",
                 endpoint.name(),
                 args.queues
             ),

@@ -4,7 +4,6 @@ use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rustix::event::epoll::{self, EventData, EventFlags};
 use vionet::Instant;
 use vionet::stats::DropReason;
 use vionet_frame::build::{HEADERS_MAX, Payload, TcpHeader};
@@ -24,6 +23,7 @@ impl Engine {
         if let Some(index) = self.table.get(&key).copied() {
             let payload =
                 InFrame { frame: frame.bytes, at: frame.ip.payload, len: frame.ip.payload_len };
+            self.follow(Owner::Tcp(index));
             let Some(flow) = self.tcp.get_mut(index) else { return Ok(()) };
             let fate = flow.on_segment(tcp, &payload, now);
             match fate {
@@ -79,14 +79,12 @@ impl Engine {
         }
     }
 
-    pub(super) fn adopt_tcp(&mut self, flow: TcpFlow) -> Taken {
+    pub(super) fn adopt_tcp(&mut self, mut flow: TcpFlow) -> Taken {
         let key = flow.key;
+        flow.pair = self.pair;
         let index = self.tcp.insert(flow).map_err(|_| DropReason::TableFull)?;
         self.table.insert(key, index);
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        let data = EventData::new_u64(Owner::Tcp(index).pack());
-        let Some(flow) = self.tcp.get_mut(index) else { return Ok(()) };
-        if epoll::add(&self.epoll, &flow.socket, data, flags).is_err() {
+        if !self.watch(Owner::Tcp(index)) {
             self.end_tcp(index);
             return Err(DropReason::HostFull);
         }
@@ -160,17 +158,16 @@ impl Engine {
         };
         let turn = flow.turn(port, &mut shop);
         let timer = [flow.resend_at, flow.poll_at].into_iter().flatten().min();
-        self.timer = [self.timer, timer].into_iter().flatten().min();
+        if turn == Turn::Ended(Fate::Reset) {
+            flow.send_reset(port);
+        }
+        flow.queued = turn != Turn::Idle;
+        self.remind(timer);
         match turn {
             Turn::NoRoom => return false,
-            Turn::Idle => flow.queued = false,
+            Turn::Idle => {}
             Turn::More => self.work.push_back(Owner::Tcp(index)),
-            Turn::Ended(fate) => {
-                if fate == Fate::Reset {
-                    flow.send_reset(port);
-                }
-                self.end_tcp(index);
-            }
+            Turn::Ended(Fate::Stay | Fate::Close | Fate::Reset) => self.end_tcp(index),
         }
         true
     }
@@ -185,7 +182,7 @@ impl Engine {
             return self.end_tcp(index);
         }
         let timer = [flow.resend_at, flow.poll_at].into_iter().flatten().min();
-        self.timer = [self.timer, timer].into_iter().flatten().min();
+        self.remind(timer);
         if due {
             self.enqueue(Owner::Tcp(index));
         }

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rustix::event::epoll::{self, EventData, EventFlags};
 use vionet::Instant;
 use vionet::endpoint::{Refused, RxHeader};
 use vionet::stats::DropReason;
@@ -35,6 +34,7 @@ impl Engine {
             Some(index) => index,
             None => self.open_udp(frame, key, now)?,
         };
+        self.follow(Owner::Udp(index));
         let payload =
             InFrame { frame: frame.bytes, at: frame.ip.payload, len: frame.ip.payload_len };
         let mut pieces = [ReadSpan::local(&[]); PIECES];
@@ -88,7 +88,8 @@ impl Engine {
             host::connect_udp(&to).map_err(|cause| self.explain_to_guest(frame, &cause))?;
         let via = Via::Own(socket);
         let route = self.route_back(frame);
-        self.adopt_udp(UdpFlow { via, key, route, seen: now, answered: false, queued: false })
+        let (pair, answered, queued) = (self.pair, false, false);
+        self.adopt_udp(UdpFlow { via, key, route, pair, seen: now, answered, queued })
     }
 
     pub(super) fn adopt_udp(&mut self, flow: UdpFlow) -> Result<u32, DropReason> {
@@ -98,12 +99,9 @@ impl Engine {
         let key = flow.key;
         let index = self.udp.insert(flow).map_err(|_| DropReason::TableFull)?;
         self.table.insert(key, index);
-        if let Some(UdpFlow { via: Via::Own(socket), .. }) = self.udp.get_mut(index) {
-            let data = EventData::new_u64(Owner::Udp(index).pack());
-            if epoll::add(&self.epoll, socket, data, EventFlags::IN | EventFlags::ET).is_err() {
-                self.end_udp(index);
-                return Err(DropReason::HostFull);
-            }
+        if !self.watch(Owner::Udp(index)) {
+            self.end_udp(index);
+            return Err(DropReason::HostFull);
         }
         Ok(index)
     }
@@ -126,7 +124,8 @@ impl Engine {
         let asker = Asker { guest: key.guest, dns: key.remote.ip() };
         let now = self.origin.checked_add(Duration::from_nanos(now.nanos()));
         let now = now.unwrap_or(self.origin);
-        if let Some(len) = self.dns.ask(asker, message, now, &self.epoll) {
+        let Some(first) = self.sides.first() else { return Ok(()) };
+        if let Some(len) = self.dns.ask(asker, message, now, &first.epoll) {
             let route = self.route_back(frame);
             let header = UdpHeader { source: DNS_PORT, destination: key.guest.port() };
             let message = self.scratch.get(..len).unwrap_or(&[]);
@@ -145,6 +144,7 @@ impl Engine {
             Some(index) => index,
             None => self.open_ping(frame, key, now)?,
         };
+        self.follow(Owner::Icmp(index));
         let Some(flow) = self.ping.get_mut(index) else { return Ok(()) };
         flow.seen = now;
         let ([i0, i1], [s0, s1]) = (icmp.id.to_be_bytes(), icmp.seq.to_be_bytes());
@@ -177,16 +177,12 @@ impl Engine {
         let socket =
             host::connect_ping(&to).map_err(|cause| self.explain_to_guest(frame, &cause))?;
         let route = self.route_back(frame);
-        let flow = PingFlow { socket, key, route, seen: now, queued: false };
+        let flow = PingFlow { socket, key, route, pair: self.pair, seen: now, queued: false };
         let index = self.ping.insert(flow).map_err(|_| DropReason::TableFull)?;
         self.table.insert(key, index);
-        if let Some(flow) = self.ping.get_mut(index) {
-            let data = EventData::new_u64(Owner::Icmp(index).pack());
-            let flags = EventFlags::IN | EventFlags::ET;
-            if epoll::add(&self.epoll, &flow.socket, data, flags).is_err() {
-                self.end_ping(index);
-                return Err(DropReason::HostFull);
-            }
+        if !self.watch(Owner::Icmp(index)) {
+            self.end_ping(index);
+            return Err(DropReason::HostFull);
         }
         Ok(index)
     }

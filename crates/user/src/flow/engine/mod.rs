@@ -5,13 +5,13 @@
 
 mod connections;
 mod datagrams;
+mod pairs;
 mod published;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::RandomState;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ use vionet::stats::DropReason;
 use vionet_frame::build::Route;
 use vionet_frame::parse::{Addresses, HEAD_MAX, Ip, Parsed, Transport, parse};
 use vionet_raw::{ReadSpan, copy_out};
+
+use pairs::Side;
 
 use super::dns::Dns;
 use super::icmp::PingFlow;
@@ -64,7 +66,12 @@ pub(crate) struct Engine {
     dns: Dns,
     listeners: Arc<Listeners>,
     replies: ReplyBuf,
-    epoll: OwnedFd,
+    /// Of each pair, in order; one at least.
+    sides: Vec<Side>,
+    /// The pair that is at work.
+    pair: u16,
+    /// The first so many pairs are in use.
+    active: u16,
     tcp: Slab<TcpFlow>,
     udp: Slab<UdpFlow>,
     ping: Slab<PingFlow>,
@@ -75,8 +82,6 @@ pub(crate) struct Engine {
     again: Box<[u8]>,
     random: RandomState,
     drawn: u64,
-    /// When timers are looked at next.
-    timer: Option<Instant>,
     swept: Instant,
     advertise_at: Option<Instant>,
     origin: std::time::Instant,
@@ -94,18 +99,24 @@ struct Frame<'f> {
 type Taken = Result<(), DropReason>;
 
 impl Engine {
-    /// Sockets, tables and buffers for one guest; everything is allocated here.
-    pub(crate) fn new(config: &UserConfig, listeners: Arc<Listeners>) -> Result<Self, EngineError> {
+    /// Sockets, tables and buffers for one guest of so many pairs; everything is allocated here.
+    pub(crate) fn new(
+        config: &UserConfig,
+        listeners: Arc<Listeners>,
+        pairs: u16,
+    ) -> Result<Self, EngineError> {
         let services = Services::new(config).map_err(EngineError::Config)?;
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let first = Side::new()?;
         for (index, listener) in listeners.iter() {
             let owner = match listener.protocol {
                 Protocol::Tcp => Owner::TcpListener(index),
                 Protocol::Udp | Protocol::Icmp => Owner::UdpListener(index),
             };
             let data = EventData::new_u64(owner.pack());
-            epoll::add(&epoll, &listener.socket, data, EventFlags::IN)?;
+            epoll::add(&first.epoll, &listener.socket, data, EventFlags::IN)?;
         }
+        let others = (1..pairs).map(|_| Side::new());
+        let sides = std::iter::once(Ok(first)).chain(others).collect::<Result<_, _>>()?;
         let flows = TCP_MAX.saturating_add(UDP_MAX).saturating_add(PING_MAX);
         let flows = usize::try_from(flows).unwrap_or(0);
         Ok(Self {
@@ -115,7 +126,9 @@ impl Engine {
             dns: Dns::new(config),
             listeners,
             replies: ReplyBuf::new(),
-            epoll,
+            sides,
+            pair: 0,
+            active: 1,
             tcp: Slab::new(TCP_MAX),
             udp: Slab::new(UDP_MAX),
             ping: Slab::new(PING_MAX),
@@ -126,21 +139,17 @@ impl Engine {
             again: vec![0; AGAIN].into_boxed_slice(),
             random: RandomState::new(),
             drawn: 0,
-            timer: None,
             swept: Instant::default(),
             advertise_at: None,
             origin: clock_origin(),
         })
     }
 
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.as_fd()
-    }
-
-    /// When [`Self::output`] is to be called at the latest.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
+    /// When [`Self::output`] is to be called for a pair at the latest.
+    pub(crate) fn deadline(&self, pair: u16) -> Option<Instant> {
+        let timer = self.sides.get(usize::from(pair)).and_then(|side| side.timer);
         let sweep = (!self.is_idle()).then(|| self.swept.after(SWEEP));
-        [self.timer, sweep, self.advertise_at].into_iter().flatten().min()
+        [timer, sweep, self.advertise_at].into_iter().flatten().min()
     }
 
     fn is_idle(&self) -> bool {
@@ -149,8 +158,18 @@ impl Engine {
 
     // ---- from the guest ------------------------------------------------------------------------
 
-    /// Takes a frame of `len` bytes from the guest.
-    pub(crate) fn input(&mut self, bytes: &[ReadSpan<'_>], len: usize, now: Instant) -> Taken {
+    /// Takes a frame of `len` bytes that the guest has sent on `pair`.
+    pub(crate) fn input(
+        &mut self,
+        pair: u16,
+        bytes: &[ReadSpan<'_>],
+        len: usize,
+        now: Instant,
+    ) -> Taken {
+        if pair >= self.active {
+            return Err(DropReason::QueueDisabled);
+        }
+        self.pair = pair;
         let mut room = [0; HEAD_MAX];
         let copied = copy_out(bytes, 0, &mut room);
         let head = room.get(..copied).unwrap_or(&[]);
@@ -225,20 +244,34 @@ impl Engine {
 
     // ---- to the guest --------------------------------------------------------------------------
 
-    /// Delivers what there is for the guest, as far as it has room.
-    pub(crate) fn output(&mut self, port: &mut dyn Port, now: Instant) {
+    /// Delivers what there is for the guest on `pair`, as far as it has room.
+    pub(crate) fn output(&mut self, pair: u16, port: &mut dyn Port, now: Instant) {
+        self.pair = pair;
         self.look_at_timers(port, now);
         if !self.flush_replies(port) {
             return;
         }
         self.look_at_sockets(port, now);
-        while let Some(owner) = self.work.pop_front() {
+        while self.take_turns(port, now) {}
+        let (true | false) = self.flush_replies(port);
+    }
+
+    /// One turn of each flow of this pair that has work; whether some may have more.
+    fn take_turns(&mut self, port: &mut dyn Port, now: Instant) -> bool {
+        let mut again = false;
+        for _ in 0..self.work.len() {
+            let Some(owner) = self.work.pop_front() else { break };
+            if !self.is_here(owner) {
+                self.work.push_back(owner);
+                continue;
+            }
             if !self.take_turn(owner, port, now) {
                 self.work.push_front(owner);
-                break;
+                return false;
             }
+            again = true;
         }
-        let (true | false) = self.flush_replies(port);
+        again
     }
 
     /// False when the guest has no room.
@@ -255,7 +288,8 @@ impl Engine {
     fn look_at_sockets(&mut self, port: &mut dyn Port, now: Instant) {
         let mut room = [const { std::mem::MaybeUninit::<epoll::Event>::uninit() }; EVENTS];
         let no_wait = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let Ok((events, _)) = epoll::wait(&self.epoll, &mut room, Some(&no_wait)) else { return };
+        let Some(side) = self.here() else { return };
+        let Ok((events, _)) = epoll::wait(&side.epoll, &mut room, Some(&no_wait)) else { return };
         for event in events {
             let Some(owner) = Owner::unpack(event.data.u64()) else { continue };
             let flags = event.flags;
@@ -304,9 +338,12 @@ impl Engine {
     // ---- time ----------------------------------------------------------------------------------
 
     fn look_at_timers(&mut self, port: &mut dyn Port, now: Instant) {
-        if self.timer.is_some_and(|at| at <= now) {
-            self.timer = None;
-            for index in self.tcp.indices().collect::<Vec<_>>() {
+        if let Some(side) = self.here()
+            && side.timer.is_some_and(|at| at <= now)
+        {
+            side.timer = None;
+            let mine = self.tcp.iter().filter(|(_, flow)| flow.pair == self.pair);
+            for index in mine.map(|(index, _)| index).collect::<Vec<_>>() {
                 self.tcp_timers(index, port, now);
             }
         }

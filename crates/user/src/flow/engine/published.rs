@@ -66,7 +66,8 @@ impl Engine {
             let Some(route) = self.route(key.remote.ip(), key.guest.ip()) else { continue };
             if !self.table.contains_key(&key) {
                 let via = Via::Published { listener: index, peer };
-                let flow = UdpFlow { via, key, route, seen: now, answered: true, queued: false };
+                let (pair, answered, queued) = (self.pair, true, false);
+                let flow = UdpFlow { via, key, route, pair, seen: now, answered, queued };
                 if self.adopt_udp(flow).is_err() {
                     continue;
                 }

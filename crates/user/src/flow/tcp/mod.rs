@@ -101,6 +101,8 @@ pub(super) struct TcpFlow {
     pub(super) key: Key,
     /// From the far end to the guest.
     pub(super) route: Route,
+    /// Where the guest has last sent it from.
+    pub(super) pair: u16,
     pub(super) state: State,
     /// It is in the engine's list of flows with work.
     pub(super) queued: bool,
@@ -177,6 +179,7 @@ impl TcpFlow {
             socket,
             key,
             route,
+            pair: 0,
             state,
             queued: false,
             seen: now,
