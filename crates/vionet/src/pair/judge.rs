@@ -37,6 +37,7 @@ pub(crate) enum Steering {
 
 /// What a frame finds at a pair that it may go to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "std"), expect(dead_code, reason = "others deliver with threads"))]
 pub(crate) enum Door {
     /// The driver takes no frames there.
     Closed,

@@ -23,6 +23,7 @@ pub(crate) struct Lane<D: Direction> {
     /// The driver broke a rule: the queue stands still until it is stopped.
     broken: bool,
     /// The driver has posted something since the queue was started.
+    #[cfg_attr(not(feature = "std"), expect(dead_code, reason = "others deliver with threads"))]
     stocked: bool,
     /// An interrupt is to be raised by whoever works on the lane next: never by the control
     /// plane, which nothing that a stranger gave us may hold up.
