@@ -23,10 +23,14 @@
 
 #[path = "guest/checks.rs"]
 mod checks;
+#[path = "guest/offloads.rs"]
+mod offloads;
 #[path = "guest/peers.rs"]
 mod peers;
 #[path = "guest/place.rs"]
 mod place;
+#[path = "guest/programs.rs"]
+mod programs;
 #[path = "guest/server.rs"]
 mod server;
 
@@ -38,8 +42,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use checks::{Expected, Inbound, LISTENS, Visit};
+use offloads::{Far, all_settings};
 use peers::{Blob, Peers, name_server};
-use place::{NOBODY, Place, installed, is_root};
+use place::{NOBODY_NAME, Place, installed, is_root};
+use programs::programs;
 use server::Server;
 use vionetd::vm::initramfs::GuestFile;
 use vionetd::vm::{Backend, DemoPlan, Guest, Machine, Parts, Step, VmError, run_demo};
@@ -85,9 +91,10 @@ fn parts() -> Option<Parts> {
     }
 }
 
-fn machine(parts: &Parts, backend: Backend) -> Machine {
+fn machine(parts: &Parts, backend: Backend, files: &[GuestFile]) -> Machine {
     let script = GuestFile::script("usr/bin/traffic", include_str!("guest/traffic.sh"));
-    let mut machine = Machine::of_parts(parts, backend, &[script]).expect("build the guest");
+    let files = [&[script], files].concat();
+    let mut machine = Machine::of_parts(parts, backend, &files).expect("build the guest");
     machine.reboots = true;
     machine
 }
@@ -133,7 +140,7 @@ fn a_linux_guest_has_all_its_network_from_an_unprivileged_vionet() {
         expected.closed.clear();
         // it does not carry ICMPv6 to the world
         expected.pings.retain(IpAddr::is_ipv4);
-        let machine = machine(&parts, Backend::QemuUser);
+        let machine = machine(&parts, Backend::QemuUser, &[]);
         return visit(&place, &machine, None, &expected, &peers, &blob);
     }
     let mut options =
@@ -145,7 +152,7 @@ fn a_linux_guest_has_all_its_network_from_an_unprivileged_vionet() {
         expected.inbound = Some(Inbound::Published(PUBLISHED));
     }
     let server = Server::start(&place, &options);
-    let machine = machine(&parts, Backend::VhostUser(server.socket.clone()));
+    let machine = machine(&parts, Backend::VhostUser(server.socket.clone()), &[]);
     expected.features = &OFFLOADS;
     expected.big_frames = true;
     visit(&place, &machine, Some(server), &expected, &peers, &blob);
@@ -155,19 +162,13 @@ fn a_linux_guest_has_all_its_network_from_an_unprivileged_vionet() {
 fn a_linux_guest_has_all_its_network_over_a_tap_and_packed_rings() {
     let _alone = alone();
     let Some(parts) = parts() else { return };
-    if !is_root() || !installed("ip") || !Path::new("/dev/net/tun").exists() {
-        skip("the tap test needs root, the program ip (iproute2) and /dev/net/tun");
+    if !can_tap() {
         return;
     }
     let place = Place::namespace();
-    let owner = NOBODY.to_string();
-    let tap = ["tuntap", "add", "dev", "vt0", "mode", "tap", "vnet_hdr", "user", &owner];
     // a persistent tap must be attached the way it was made
-    place.ip(if reference() { &tap[..7] } else { &tap });
-    place.ip(&["addr", "add", "10.77.0.1/24", "dev", "vt0"]);
-    place.ip(&["addr", "add", "fd77::1/64", "dev", "vt0", "nodad"]);
-    place.ip(&["link", "set", "vt0", "up"]);
-    let host = [address("10.77.0.1"), address("fd77::1")];
+    make_tap(&place, if reference() { &[] } else { &["vnet_hdr", "user", NOBODY_NAME] });
+    let host = HOST.map(address);
     let blob = Blob::new(64 * 1024 * 1024);
     let peers = Peers::start(&place, &blob);
     name_server(&place, host[0], host[1]);
@@ -184,12 +185,12 @@ fn a_linux_guest_has_all_its_network_over_a_tap_and_packed_rings() {
         closed: Vec::new(),
     };
     if reference() {
-        let mut machine = machine(&parts, Backend::QemuTap("vt0".to_owned()));
+        let mut machine = machine(&parts, Backend::QemuTap("vt0".to_owned()), &[]);
         machine.packed = true;
         return visit(&place, &machine, None, &expected, &peers, &blob);
     }
     let server = Server::start(&place, &["--endpoint", "tap:vt0"]);
-    let mut machine = machine(&parts, Backend::VhostUser(server.socket.clone()));
+    let mut machine = machine(&parts, Backend::VhostUser(server.socket.clone()), &[]);
     machine.packed = true;
     visit(&place, &machine, Some(server), &expected, &peers, &blob);
 }
@@ -228,6 +229,63 @@ fn the_demos_tour_tells_each_step_and_reports_both_speeds() {
     assert!(report.download_rate() > 1e6 && report.upload_rate() > 1e6);
     let swallowed = peers.swallowed.recv_timeout(BOOT).expect("the sink saw the end");
     assert_eq!(swallowed.sha256, blob.sha256());
+    server.terminate();
+}
+
+/// What a guest is built of, with these programs of this machine in it.
+fn furnished(names: &[&'static str]) -> Option<(Parts, Vec<GuestFile>)> {
+    let parts = parts()?;
+    match programs(names) {
+        Ok(files) => Some((parts, files)),
+        Err(name) => {
+            skip(&format!("there is no program {name}; `cargo xtask setup` brings it"));
+            None
+        }
+    }
+}
+
+#[test]
+fn a_guest_on_a_tap_may_switch_its_offloads_in_any_way() {
+    let _alone = alone();
+    let Some((parts, files)) = furnished(&["ethtool", "socat"]) else { return };
+    if !can_tap() {
+        return;
+    }
+    let place = Place::namespace();
+    make_tap(&place, &["vnet_hdr", "user", NOBODY_NAME]);
+    let server = Server::start(&place, &["--endpoint", "tap:vt0"]);
+    let machine = machine(&parts, Backend::VhostUser(server.socket.clone()), &files);
+    let blob = Blob::new(1024 * 1024);
+    let peers = Peers::start(&place, &blob);
+    let mut guest = place.inside(|| Guest::boot(&machine, BOOT)).expect("boot the guest");
+    let inside = settle(&mut guest);
+    let addresses = HOST.map(address).to_vec();
+    let far = Far { place: &place, peers: &peers, blob: &blob, addresses, guest: inside };
+    let has = all_settings(&mut guest, &far);
+    assert!(has.len() >= 8, "only {has:?} can be switched");
+    guest.end();
+    server.terminate();
+}
+
+#[test]
+fn a_guest_on_the_built_in_network_may_switch_its_offloads_in_any_way() {
+    let _alone = alone();
+    let Some((parts, files)) = furnished(&["ethtool", "socat"]) else { return };
+    let place = if is_root() && installed("ip") { Place::namespace() } else { Place::here() };
+    let mapped = ["10.0.2.4", "fd76:696f:6e65:7400::4"];
+    let options = ["--map-host-loopback", mapped[0], "--map-host-loopback", mapped[1]];
+    let server = Server::start(&place, &options);
+    let machine = machine(&parts, Backend::VhostUser(server.socket.clone()), &files);
+    let blob = Blob::new(1024 * 1024);
+    let peers = Peers::start(&place, &blob);
+    let mut guest = place.inside(|| Guest::boot(&machine, BOOT)).expect("boot the guest");
+    for command in ["net lease", "net address6", "ip link set $(net nic) mtu 1500"] {
+        guest.check(command, BOOT).unwrap_or_else(|error| panic!("{error}"));
+    }
+    let addresses = mapped.map(address).to_vec();
+    let far = Far { place: &place, peers: &peers, blob: &blob, addresses, guest: Vec::new() };
+    all_settings(&mut guest, &far);
+    guest.end();
     server.terminate();
 }
 
@@ -309,6 +367,33 @@ fn everything(visit: &mut Visit<'_>, place: &Place) {
     visit.link();
     visit.reload(&lease, 10);
     visit.no_complaints();
+}
+
+/// The host's addresses on the tap.
+const HOST: [&str; 2] = ["10.77.0.1", "fd77::1"];
+
+fn can_tap() -> bool {
+    let can = is_root() && installed("ip") && Path::new("/dev/net/tun").exists();
+    if !can {
+        skip("a tap needs root, the program ip (iproute2) and /dev/net/tun");
+    }
+    can
+}
+
+/// A tap `vt0` with the host's addresses.
+fn make_tap(place: &Place, more: &[&str]) {
+    place.ip(&[&["tuntap", "add", "dev", "vt0", "mode", "tap"], more].concat());
+    place.ip(&["addr", "add", "10.77.0.1/24", "dev", "vt0"]);
+    place.ip(&["addr", "add", "fd77::1/64", "dev", "vt0", "nodad"]);
+    place.ip(&["link", "set", "vt0", "up"]);
+}
+
+/// Gives the guest addresses on the tap by hand.
+fn settle(guest: &mut Guest) -> Vec<IpAddr> {
+    let command = "ip link set $(net nic) up mtu 1500 && \
+                   ip addr add 10.77.0.2/24 dev $(net nic) && traffic address6 fd77::2/64";
+    guest.check(command, BOOT).unwrap_or_else(|error| panic!("{error}"));
+    ["10.77.0.2", "fd77::2"].map(address).to_vec()
 }
 
 /// Gives a namespace addresses that are not loopback, a default route, pings for everybody, and

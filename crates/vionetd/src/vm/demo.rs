@@ -193,6 +193,9 @@ impl Machine {
             kernel,
             backend,
             memory: 384,
+            cpus: 1,
+            pairs: 1,
+            mac: "52:54:00:76:69:6f".to_owned(),
             reboots: false,
             packed: false,
         })

@@ -15,8 +15,9 @@ const NET: &str = include_str!("net.sh");
 /// Takes over what the DHCP client learned.
 const UDHCPC: &str = include_str!("udhcpc.sh");
 
-/// The modules a guest needs for a virtio NIC; what the kernel has built in is simply not found.
-const WANTED: [&str; 4] = ["virtio_pci", "virtio_mmio", "virtio_net", "ipv6"];
+/// The modules a guest needs for a virtio NIC and VLANs on it; what the kernel has built in is
+/// simply not found.
+const WANTED: [&str; 5] = ["virtio_pci", "virtio_mmio", "virtio_net", "ipv6", "8021q"];
 
 /// Where busybox may be.
 const BUSYBOX: [&str; 4] =

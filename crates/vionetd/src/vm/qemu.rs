@@ -21,6 +21,9 @@ const FIRST_WORD: Duration = Duration::from_secs(4);
 const KERNEL_LINE: &str = "console=ttyS0 quiet panic=-1 tsc=reliable cryptomgr.notests \
                            mitigations=off random.trust_cpu=on";
 
+/// The size of a network device's configuration space (VIRTIO 1.4 §5.1.4).
+const CONFIG_SIZE: usize = vionet_spec::net::CONFIG_LEN;
+
 /// A QEMU that runs on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qemu {
@@ -55,6 +58,9 @@ impl Accel {
 pub enum Backend {
     /// A vhost-user back-end that listens on this socket: vionet.
     VhostUser(PathBuf),
+    /// The same behind QEMU's generic vhost-user device, which leaves all to the back-end, the
+    /// control queue too. QEMU 11 has it.
+    VhostUserWhole(PathBuf),
     /// QEMU's own device with its own user-mode network, for comparison.
     QemuUser,
     /// QEMU's own device on this tap, for comparison.
@@ -76,6 +82,12 @@ pub struct Machine {
     pub backend: Backend,
     /// Memory in MiB.
     pub memory: u32,
+    /// Processors.
+    pub cpus: u16,
+    /// Queue pairs of the NIC.
+    pub pairs: u16,
+    /// The NIC's MAC address, where the back-end is not asked for it.
+    pub mac: String,
     /// Whether the guest may reboot; else QEMU ends when it tries.
     pub reboots: bool,
     /// Whether the guest is offered packed rings.
@@ -86,10 +98,16 @@ impl Qemu {
     /// The QEMU of this machine, if there is one that runs.
     #[must_use]
     pub fn find() -> Option<Self> {
-        let output = Command::new(PROGRAM).arg("--version").stdin(Stdio::null()).output().ok()?;
+        Self::at(Path::new(PROGRAM))
+    }
+
+    /// The QEMU that this program is, if it runs.
+    #[must_use]
+    pub fn at(program: &Path) -> Option<Self> {
+        let output = Command::new(program).arg("--version").stdin(Stdio::null()).output().ok()?;
         let text = String::from_utf8_lossy(&output.stdout);
         let version = version_of(&text)?;
-        Some(Self { program: PathBuf::from(PROGRAM), version })
+        Some(Self { program: program.to_owned(), version })
     }
 
     /// Whether its vhost-user devices crash without KVM unless they have no MSI-X vectors.
@@ -161,6 +179,7 @@ impl Machine {
         list.pair("-machine", "q35,memory-backend=ram");
         list.pair("-cpu", cpu);
         list.pair("-m", &self.memory.to_string());
+        list.pair("-smp", &self.cpus.to_string());
         // the back-end maps the guest's memory, so it must be shared
         let memory = self.memory;
         list.pair("-object", &format!("memory-backend-memfd,id=ram,size={memory}M,share=on"));
@@ -179,17 +198,29 @@ impl Machine {
     }
 
     fn nic(&self, list: &mut Arguments) {
-        let mut device = "virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:76:69:6f".to_owned();
+        let mut device = format!("virtio-net-pci,id=nic0,netdev=net0,mac={}", self.mac);
         if self.packed {
             device.push_str(",packed=on");
+        }
+        if self.pairs > 1 {
+            device.push_str(",mq=on");
         }
         match &self.backend {
             Backend::VhostUser(socket) => {
                 list.path("-chardev", "socket,id=chr0,path=", socket, "");
-                list.pair("-netdev", "vhost-user,id=net0,chardev=chr0");
+                let pairs = self.pairs;
+                list.pair("-netdev", &format!("vhost-user,id=net0,chardev=chr0,queues={pairs}"));
                 if self.accel == Accel::Tcg && self.qemu.needs_intx_under_tcg() {
                     device.push_str(",vectors=0");
                 }
+            }
+            Backend::VhostUserWhole(socket) => {
+                list.path("-chardev", "socket,id=chr0,path=", socket, "");
+                let queues = self.pairs.saturating_mul(2).saturating_add(1);
+                device = format!(
+                    "vhost-user-test-device-pci,id=nic0,chardev=chr0,virtio-id=1,\
+                     num_vqs={queues},config_size={CONFIG_SIZE},vq_size=256"
+                );
             }
             Backend::QemuUser => list.pair("-netdev", "user,id=net0"),
             Backend::QemuTap(name) => {
@@ -248,6 +279,9 @@ mod tests {
             initramfs: Vec::new(),
             backend: Backend::VhostUser(PathBuf::from("/run/vm0.sock")),
             memory: 256,
+            cpus: 1,
+            pairs: 1,
+            mac: "52:54:00:00:00:01".to_owned(),
             reboots: false,
             packed: false,
         }
@@ -271,6 +305,27 @@ mod tests {
         assert!(line(&machine(Accel::Tcg, (7, 2))).contains(",vectors=0"));
         assert!(!line(&machine(Accel::Kvm, (7, 2))).contains("vectors"));
         assert!(!line(&machine(Accel::Tcg, (9, 0))).contains("vectors"));
+    }
+
+    #[test]
+    fn several_pairs_are_named_at_both_ends_of_the_nic() {
+        let mut machine = machine(Accel::Tcg, (9, 0));
+        (machine.pairs, machine.cpus) = (4, 2);
+        let line = line(&machine);
+        assert!(line.contains("chardev=chr0,queues=4"), "{line}");
+        assert!(line.contains(",mq=on"), "{line}");
+        assert!(line.contains("-smp 2"), "{line}");
+    }
+
+    #[test]
+    fn the_generic_device_has_a_control_queue_behind_all_pairs() {
+        let mut machine = machine(Accel::Tcg, (11, 1));
+        machine.pairs = 4;
+        machine.backend = Backend::VhostUserWhole(PathBuf::from("/run/vm0.sock"));
+        let line = line(&machine);
+        assert!(line.contains("socket,id=chr0,path=/run/vm0.sock"), "{line}");
+        assert!(line.contains("virtio-id=1,num_vqs=9,config_size=28"), "{line}");
+        assert!(!line.contains("-netdev"), "{line}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// The user and group `nobody`, who has no rights at all.
 pub const NOBODY: u32 = 65_534;
+pub const NOBODY_NAME: &str = "65534";
 
 /// A network namespace, or the one we are in, and a directory for sockets and logs.
 pub struct Place {

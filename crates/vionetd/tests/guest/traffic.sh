@@ -90,6 +90,39 @@ reload() {
   echo "rounds=$1"
 }
 
+# offloads [NAME on|off]..: switches them together, then says how all are
+offloads() {
+  nic=$(net nic) || return 1
+  # it ends with 1 when nothing changed
+  [ $# -eq 0 ] || ethtool -K "$nic" "$@" >/tmp/offloads 2>&1
+  ethtool -k "$nic" | sed -n 's/^[[:space:]]*\([a-z0-9-]*\): /\1=/p'
+}
+
+# burst_listen 4|6 PORT: takes datagrams, in the background
+burst_listen() {
+  rm -f /tmp/burst
+  socat -u "UDP$1-RECV:$2" CREATE:/tmp/burst </dev/null >/tmp/socat 2>&1 &
+  tries=0
+  until netstat -lun | grep -q ":$2 "; do
+    [ $tries -lt 50 ] || { cat /tmp/socat; return 1; }
+    usleep 50000
+    tries=$((tries + 1))
+  done
+}
+
+# burst_received BYTES: what came in, when it is so much
+burst_received() {
+  tries=0
+  until [ "$(stat -c %s /tmp/burst)" -ge "$1" ]; do
+    [ $tries -lt 100 ] || { netstat -s; break; }
+    usleep 20000
+    tries=$((tries + 1))
+  done
+  killall socat
+  echo "bytes=$(stat -c %s /tmp/burst)"
+  echo "sha256=$(sha256sum </tmp/burst | cut -d' ' -f1)"
+}
+
 # what the kernel had to say about its NIC that should worry us
 complaints() {
   dmesg | grep -E 'virtio.*([Ff]ail|[Ee]rror|unexpected|not a head|bad gso)|NETDEV WATCHDOG|BUG:|Oops|WARNING:'
