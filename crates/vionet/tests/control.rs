@@ -213,6 +213,18 @@ fn tunnel_offloads_are_switched_by_bits_of_their_own() {
     assert_eq!(set, [Offloads::TUNNEL, Offloads::CSUM | Offloads::TUNNEL_CSUM]);
 }
 
+/// So Linux does since it takes the feature; refused, it could not switch any.
+#[test]
+fn exact_header_lengths_may_be_listed_among_the_offloads() {
+    let with = [&[Feature::GUEST_HDRLEN][..], ALL].concat();
+    let on = |bits: u64| [&[5, 0][..], &bits.to_le_bytes()].concat();
+    let mut bench = started(&with);
+    assert_eq!(bench.command(&on(1 << 1 | 1 << 59), 0).0, OK);
+    assert_eq!(bench.adapted.last().expect("the endpoint is told").receive, Offloads::CSUM);
+    let mut without = started(ALL);
+    assert_eq!(without.command(&on(1 << 1 | 1 << 59), 0).0, ERR, "NET-OFF-05");
+}
+
 #[test]
 fn a_driver_that_has_switched_checksums_off_is_told_of_none() {
     let mut bench = started(ALL);

@@ -79,7 +79,8 @@ pub(crate) struct ControlState {
 }
 
 /// Each receive offload that can be switched: its bit in the command, the offload, its feature.
-const OFFLOADS: [(u8, Offloads, Feature); 9] = [
+/// Linux counts GUEST_HDRLEN among them, which switches nothing: our header lengths are exact.
+const OFFLOADS: [(u8, Offloads, Feature); 10] = [
     (1, Offloads::CSUM, Feature::GUEST_CSUM),
     (7, Offloads::TSO4, Feature::GUEST_TSO4),
     (8, Offloads::TSO6, Feature::GUEST_TSO6),
@@ -87,6 +88,7 @@ const OFFLOADS: [(u8, Offloads, Feature); 9] = [
     (10, Offloads::UFO, Feature::GUEST_UFO),
     (54, Offloads::USO4, Feature::GUEST_USO4),
     (55, Offloads::USO6, Feature::GUEST_USO6),
+    (59, Offloads::NONE, Feature::GUEST_HDRLEN),
     (OFFLOAD_UDP_TUNNEL_GSO, Offloads::TUNNEL, Feature::GUEST_UDP_TUNNEL_GSO),
     (OFFLOAD_UDP_TUNNEL_GSO_CSUM, Offloads::TUNNEL_CSUM, Feature::GUEST_UDP_TUNNEL_GSO_CSUM),
 ];
