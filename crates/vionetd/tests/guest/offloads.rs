@@ -4,7 +4,7 @@
 //! shows that it was in force.
 
 use std::io::Write;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -70,32 +70,45 @@ pub struct Far<'a> {
     pub guest: Vec<IpAddr>,
 }
 
+impl Far<'_> {
+    /// One of its addresses after the other.
+    pub fn address(&self, turn: u16) -> IpAddr {
+        self.addresses[usize::from(turn) % self.addresses.len()]
+    }
+}
+
 const TCP: usize = 256 * 1024;
 const UDP: usize = 64 * 1024;
 const BLOCK: usize = 1400;
 
-/// Tries every setting; returns the switches that this NIC has.
-pub fn all_settings(guest: &mut Guest, far: &Far<'_>) -> Vec<&'static str> {
+/// Tries every setting; returns the switches that this NIC has. `obeyed` tells whether commands
+/// about what the guest receives come to vionet at all.
+pub fn all_settings(guest: &mut Guest, far: &Far<'_>, obeyed: bool) -> Vec<&'static str> {
     let has = changeable(guest);
     for off in settings() {
         let off: Vec<_> = off.into_iter().filter(|name| has.contains(name)).collect();
         let wanted: Vec<_> = has.iter().map(|name| (*name, !off.contains(name))).collect();
         let is = switch(guest, &wanted);
-        let means: Vec<String> =
-            far.addresses.iter().map(|address| exchange(guest, far, *address, &is)).collect();
+        let mut means = Vec::new();
+        for address in &far.addresses {
+            let (rx, tx) = exchange(guest, far, *address, &is);
+            let whole = !obeyed || is.contains(&"rx-gro-hw");
+            assert_eq!(rx > 1600, whole, "frames of {rx} octets from {address} with {is:?}");
+            means.push(format!("{rx} in, {tx} out"));
+        }
         println!("  {:<46} off: {}", means.join("; "), off.join(" "));
     }
     has
 }
 
-fn must(guest: &mut Guest, command: &str) -> Output {
+pub fn must(guest: &mut Guest, command: &str) -> Output {
     match guest.check(command, SHORT) {
         Ok(output) => output,
         Err(error) => panic!("{error}\nthe guest's kernel said:\n{}", guest.kernel_log()),
     }
 }
 
-fn value<'a>(output: &'a Output, key: &str) -> &'a str {
+pub fn value<'a>(output: &'a Output, key: &str) -> &'a str {
     output.value(key).unwrap_or_else(|| panic!("no {key} in {:?}", output.lines))
 }
 
@@ -126,14 +139,13 @@ fn switch(guest: &mut Guest, wanted: &[(&'static str, bool)]) -> Vec<&'static st
     on
 }
 
-/// TCP and UDP both ways with one address of the far end.
-fn exchange(guest: &mut Guest, far: &Far<'_>, address: IpAddr, on: &[&str]) -> String {
+/// TCP and UDP both ways with one address of the far end; returns the mean size of TCP's frames.
+fn exchange(guest: &mut Guest, far: &Far<'_>, address: IpAddr, on: &[&str]) -> (usize, usize) {
     let tcp = far.blob.start(TCP);
-    let host = if address.is_ipv4() { address.to_string() } else { format!("[{address}]") };
-    let url = format!("http://{host}:{}/{TCP}", far.peers.http);
+    let url = format!("http://{}/{TCP}", SocketAddr::new(address, far.peers.http));
     let output = must(guest, &format!("traffic mean net download '{url}'"));
     assert_eq!(value(&output, "sha256"), tcp.sha256(), "from {address} with {on:?}");
-    let rx_mean = value(&output, "rx_mean").to_owned();
+    let rx_mean = value(&output, "rx_mean").parse().expect("a number");
     let output = must(guest, &format!("traffic mean net send {address} {}", far.peers.sink));
     let got = far.peers.swallowed.recv_timeout(SHORT).expect("the sink saw the end");
     assert_eq!((got.bytes, got.sha256), (TCP, tcp.sha256()), "to {address} with {on:?}");
@@ -149,7 +161,7 @@ fn exchange(guest: &mut Guest, far: &Far<'_>, address: IpAddr, on: &[&str]) -> S
     if let Some(inside) = far.guest.iter().find(|inside| inside.is_ipv4() == address.is_ipv4()) {
         burst_in(guest, far, *inside, on);
     }
-    format!("{rx_mean} in, {mean} out")
+    (rx_mean, mean)
 }
 
 /// Datagrams of 1 200 that the sender leaves to its kernel to cut (`UDP_SEGMENT`, 17:103).

@@ -123,6 +123,61 @@ burst_received() {
   echo "sha256=$(sha256sum </tmp/burst | cut -d' ' -f1)"
 }
 
+# spread URL HOST PORT: down and up again, on every processor at once
+spread() {
+  rm -f /tmp/spread.*
+  for cpu in $(seq 0 $(($(nproc) - 1))); do
+    taskset "$(printf %x $((1 << cpu)))" sh -c "
+      wget -q -O /tmp/spread.$cpu '$1' && nc $2 $3 </tmp/spread.$cpu" &
+  done
+  wait
+  for file in /tmp/spread.*; do
+    echo "sha256.${file##*.}=$(sha256sum <"$file" | cut -d' ' -f1)"
+  done
+}
+
+# busy URL: downloads in the background, on every processor, until all is to be calm
+busy() {
+  rm -f /tmp/calm /tmp/done.* /tmp/sums.*
+  for cpu in $(seq 0 $(($(nproc) - 1))); do
+    taskset "$(printf %x $((1 << cpu)))" sh -c "
+      until [ -e /tmp/calm ] && [ -s /tmp/sums.$cpu ]; do
+        wget -q -T 20 -O - '$1' | sha256sum >>/tmp/sums.$cpu
+      done
+      touch /tmp/done.$cpu" >/dev/null 2>&1 &
+  done
+  # each has begun
+  usleep 300000
+}
+
+# calm: waits for their ends; all sums must be the same
+calm() {
+  touch /tmp/calm
+  tries=0
+  until [ "$(ls /tmp/done.* 2>/dev/null | wc -l)" = "$(nproc)" ]; do
+    [ $tries -lt 300 ] || { echo "still busy"; return 1; }
+    usleep 100000
+    tries=$((tries + 1))
+  done
+  echo "rounds=$(cat /tmp/sums.* | wc -l)"
+  echo "bad=$(($(sort -u /tmp/sums.* | wc -l) - 1))"
+}
+
+# queues: the frames of each: what the driver counts or, as Linux since 6.9 does not tell that here,
+# what the device counts, else its kicks; and the interrupts of each that has some of its own
+queues() {
+  ethtool -S "$(net nic)" >/tmp/counts
+  for what in packets hw_packets kicks; do
+    if grep -q "x[_a-z]*[0-9]_$what: " /tmp/counts; then break; fi
+  done
+  sed -n "s/^ *\([rt]x\)\(_queue_\)\{0,1\}\([0-9]*\)_$what: /\1\3=/p" /tmp/counts
+  awk '/virtio[0-9]+-(input|output)/ {
+    for (sum = 0, i = 2; i <= NF; i++) if ($i ~ /^[0-9]+$/) sum += $i
+    sub(/.*-/, "", $NF)
+    print $NF "=" sum
+  }' /proc/interrupts
+}
+
 # what the kernel had to say about its NIC that should worry us
 complaints() {
   dmesg | grep -E 'virtio.*([Ff]ail|[Ee]rror|unexpected|not a head|bad gso)|NETDEV WATCHDOG|BUG:|Oops|WARNING:'
