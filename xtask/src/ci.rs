@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::shell::{self, Result, cargo};
-use crate::{count, docs, fuzz, gate, loom, setup, tidy};
+use crate::{count, docs, fuzz, gate, loom, newer, setup, tidy};
 
 /// How long CI fuzzes each target.
 const FUZZ_SECONDS: u32 = 40;
@@ -34,6 +34,7 @@ const STEPS: &[Step] = &[
     Step { name: "demo", unable: nothing, run: demo },
     Step { name: "fuzz", unable: setup::complaint, run: fuzz_all },
     Step { name: "guests", unable: setup::complaint, run: guests },
+    Step { name: "newer", unable: no_newer, run: newer_guests },
 ];
 
 /// Where a step ended.
@@ -140,8 +141,26 @@ fn fuzz_all() -> Result {
 /// Real guests under QEMU against the program as users get it. With `CI` set, what cannot run has
 /// failed.
 fn guests() -> Result {
-    let args = ["test", "--release", "--locked", "--package", "vionetd", "--test", "guest"];
-    shell::run(cargo(&args).env("CI", "1"))
+    shell::run(guest_tests().args(["--skip", NEWER]))
+}
+
+fn no_newer() -> Option<String> {
+    setup::complaint().or_else(newer::complaint)
+}
+
+/// The same for what needs a newer QEMU and a newer Linux than the machine's own.
+fn newer_guests() -> Result {
+    shell::run(guest_tests().arg(NEWER).env(newer::VARIABLE, newer::directory()))
+}
+
+/// The module of those tests.
+const NEWER: &str = "newer::";
+
+fn guest_tests() -> Command {
+    let args = ["test", "--release", "--locked", "--package", "vionetd", "--test", "guest", "--"];
+    let mut tests = cargo(&args);
+    tests.env("CI", "1");
+    tests
 }
 
 /// The README's first command, as it stands there.

@@ -3,7 +3,7 @@
 //! ```text
 //!   test = setup + ci           what a newcomer runs, and what CI runs
 //!             |     |
-//!     packages    fmt tidy deny clippy docs tests loom gate count demo fuzz guests
+//!     packages    fmt tidy deny clippy docs tests loom gate count demo fuzz guests newer
 //! ```
 //!
 //! Only the standard library is used, so the tool is built in a second and works offline.
@@ -15,6 +15,7 @@ mod docs;
 mod fuzz;
 mod gate;
 mod loom;
+mod newer;
 mod setup;
 mod shell;
 mod tidy;

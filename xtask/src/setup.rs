@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::newer;
 use crate::shell::{self, Result};
 
 /// One thing the tests need.
@@ -48,6 +49,16 @@ const NEEDS: &[Need] = &[
         present: || shell::has_program("ping"),
     },
     Need {
+        package: "ethtool",
+        purpose: "the guest's switches of its NIC",
+        present: || shell::has_program("ethtool"),
+    },
+    Need {
+        package: "socat",
+        purpose: "UDP in and out of the guest, segmented",
+        present: || shell::has_program("socat"),
+    },
+    Need {
         package: "valgrind",
         purpose: "counting instructions",
         present: || shell::has_program("valgrind"),
@@ -70,6 +81,7 @@ pub(crate) fn cargo_deny() -> Option<PathBuf> {
 /// Installs what is missing; quick when nothing is.
 pub(crate) fn run() -> Result {
     packages()?;
+    newer::run()?;
     if cargo_deny().is_some() {
         return Ok(());
     }
