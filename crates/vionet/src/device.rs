@@ -5,6 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 use std::{fmt, io};
 
 use rustix::event::Timespec;
@@ -13,16 +14,18 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
 };
 use vionet_frame::guard::Guard;
-use vionet_queue::Cursor;
+use vionet_queue::{Cursor, Format};
 use vionet_spec::feature::FeatureBits;
 use vionet_spec::net::CONFIG_LEN;
 
 use crate::config::NicConfig;
-use crate::endpoint::{Endpoint, EndpointFault, Inlet, OpenError, OpenKind};
+use crate::endpoint::{Endpoint, EndpointFault, Inlet, OpenError, OpenKind, Settings};
 use crate::negotiate::Negotiated;
 use crate::nic::{Effect, Effects, Nic, Op, OpError, PairIndex, QueueIndex, QueueRole};
 use crate::pair::Limits;
-use crate::run::{Herald, Kicks, Report, ReportBox, Seat, Workers, ring, silence};
+use crate::run::{
+    Herald, Kicks, LATE, Recall, Report, ReportBox, Seat, Workers, clock, ring, silence,
+};
 use crate::snapshot::Snapshot;
 use crate::stats::{ControlStats, PairStats};
 
@@ -58,7 +61,14 @@ pub struct Device {
     inbox: Receiver<Report>,
     /// Readable when `reports`, `control` or `timer` is.
     attention: OwnedFd,
-    herald: Herald,
+    /// Raises interrupts whose descriptors are a stranger's; without it they are raised at once.
+    herald: Option<Herald>,
+    /// What is still to be brought about of the operation begun.
+    effects: Effects,
+    /// Pairs that the operation waits for.
+    recalls: Vec<(PairIndex, Recall)>,
+    /// How the operation begun has ended.
+    done: Option<Result<(), OpError>>,
 }
 
 impl Device {
@@ -88,9 +98,21 @@ impl Device {
             .collect::<Result<_, _>>()
             .map_err(DeviceError)?;
         let kicks = (0..nic.queues()).map(|_| None).collect();
-        let herald = Herald::default();
-        let (control, timer) = (None, None);
-        Ok(Self { nic, seats, endpoint, kicks, control, timer, reports, inbox, attention, herald })
+        Ok(Self {
+            nic,
+            seats,
+            endpoint,
+            kicks,
+            control: None,
+            timer: None,
+            reports,
+            inbox,
+            attention,
+            herald: Some(Herald::default()),
+            effects: Effects::default(),
+            recalls: Vec::new(),
+            done: None,
+        })
     }
 
     /// The same behind an IOMMU, as [`Nic::behind_platform`].
@@ -106,6 +128,14 @@ impl Device {
         self.timer = Some(timer);
         self.nic.set_platform();
         Ok(self)
+    }
+
+    /// The same behind registers of ours: interrupts are the embedder's own, and what registers
+    /// alone can carry is offered.
+    pub(crate) fn behind_registers(mut self, more: FeatureBits) -> Self {
+        self.herald = None;
+        self.nic.offer_also(more);
+        self
     }
 
     /// The same under a policy of the host, as [`Nic::guarded`].
@@ -209,47 +239,78 @@ impl Device {
     /// # Errors
     /// When it was refused; nothing has changed then.
     pub fn apply(&mut self, op: Op) -> Result<(), OpError> {
+        // Of one that was begun before, only the end matters here.
+        let (Some(_) | None) = self.finish();
+        self.begin(op);
+        self.finish().unwrap_or(Err(OpError::Busy))
+    }
+
+    /// Begins an operation; [`Self::outcome`] says when it is done.
+    pub(crate) fn begin(&mut self, op: Op) {
         if matches!(op, Op::Reset) {
             self.kicks.iter_mut().for_each(|kick| *kick = None);
         }
-        let done = self.carry_out(op);
-        self.watch_control();
-        done
+        self.nic.apply(op, &mut self.effects);
+        self.carry_out();
     }
 
-    fn carry_out(&mut self, op: Op) -> Result<(), OpError> {
-        let mut effects = Effects::default();
-        self.nic.apply(op, &mut effects);
-        let mut result = Err(OpError::Busy);
-        while let Some(effect) = effects.next_effect() {
+    /// How the operation begun has ended, if it has within `patience`.
+    pub(crate) fn outcome(&mut self, patience: Duration) -> Option<Result<(), OpError>> {
+        let start = clock();
+        loop {
+            let left = patience.saturating_sub(start.elapsed());
+            self.take_home(left);
+            if self.done.is_some() || self.recalls.is_empty() || left.is_zero() {
+                return self.done.take();
+            }
+        }
+    }
+
+    fn finish(&mut self) -> Option<Result<(), OpError>> {
+        while self.done.is_none() && !self.recalls.is_empty() {
+            self.take_home(LATE);
+        }
+        self.done.take()
+    }
+
+    /// Takes pairs that have come home, and goes on with the operation. Waits for one at most.
+    fn take_home(&mut self, patience: Duration) {
+        let mut left = patience;
+        let mut home = Vec::new();
+        self.recalls.retain_mut(|(index, recall)| {
+            let pair = recall.wait(std::mem::take(&mut left));
+            let waits = pair.is_none();
+            home.extend(pair.map(|pair| (*index, pair)));
+            waits
+        });
+        for (index, pair) in home {
+            self.nic.returned(index, pair, &mut self.effects);
+        }
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
+        while let Some(effect) = self.effects.next_effect() {
             match effect {
-                Effect::Open(settings) => {
-                    let queues = self.endpoint.open(&settings);
-                    let inlets = if settings.spreads { settings.pairs } else { 0 };
-                    let inlets: io::Result<Vec<_>> =
-                        (0..inlets).map(|_| Inlet::new().map(Arc::new)).collect();
-                    let queues = queues.and_then(|queues| {
-                        self.nic.set_inlets(inlets.map_err(|cause| OpenError {
-                            kind: OpenKind::Host,
-                            reason: format!("no descriptor for a queue pair: {cause}"),
-                        })?);
-                        Ok(queues)
-                    });
-                    self.nic.opened(queues, &mut effects);
-                }
+                Effect::Open(settings) => self.open(&settings),
                 Effect::Adapt(settings) => {
                     // What the endpoint brings against the agreement is dropped and counted.
                     if let Err(error) = self.endpoint.adapt(&settings) {
                         self.reports.put(Report::Endpoint(error));
                     }
                 }
-                Effect::Interrupt(interrupt) => self.herald.raise(&interrupt),
+                Effect::Interrupt(interrupt) => match &mut self.herald {
+                    Some(herald) => herald.raise(&interrupt),
+                    None => interrupt.raise(),
+                },
                 Effect::ControlFault(fault) => self.reports.put(Report::Fault(fault)),
                 Effect::ConfigChanged => self.reports.put(Report::ConfigChanged),
                 Effect::Recall(index) => {
-                    let seat = self.seats.get(usize::from(index.0));
-                    let pair = seat.and_then(Seat::recall);
-                    self.nic.returned(index, pair, &mut effects);
+                    let bell = self.herald.is_none().then_some(&self.reports);
+                    match self.seats.get(usize::from(index.0)) {
+                        Some(seat) => self.recalls.push((index, seat.recall(bell))),
+                        None => self.nic.returned(index, None, &mut self.effects),
+                    }
                 }
                 Effect::Start(pair) => {
                     let kicks = self.kicks_of(pair.index());
@@ -257,10 +318,39 @@ impl Device {
                         seat.start(pair, kicks);
                     }
                 }
-                Effect::Done(outcome) => result = outcome,
+                Effect::Done(outcome) => {
+                    self.done = Some(outcome);
+                    self.watch_control();
+                }
             }
         }
-        result
+    }
+
+    fn open(&mut self, settings: &Settings) {
+        let queues = self.endpoint.open(settings);
+        let inlets = if settings.spreads { settings.pairs } else { 0 };
+        let inlets: io::Result<Vec<_>> = (0..inlets).map(|_| Inlet::new().map(Arc::new)).collect();
+        let queues = queues.and_then(|queues| {
+            self.nic.set_inlets(inlets.map_err(|cause| OpenError {
+                kind: OpenKind::Host,
+                reason: format!("no descriptor for a queue pair: {cause}"),
+            })?);
+            Ok(queues)
+        });
+        self.nic.opened(queues, &mut self.effects);
+    }
+
+    /// Where a queue begins that has never run, by what was agreed.
+    pub(crate) fn first_cursor(&self) -> Cursor {
+        let agreed = self.nic.negotiated();
+        Cursor::start(agreed.map_or(Format::Split, |agreed| agreed.ring().format))
+    }
+
+    /// The eventfd of a queue's kicks, from when its pair is next sent out.
+    pub(crate) fn place_kick(&mut self, index: QueueIndex, kick: &Arc<OwnedFd>) {
+        if let Some(slot) = self.kicks.get_mut(index.slot()) {
+            *slot = Some(Arc::clone(kick));
+        }
     }
 
     /// The eventfd that the driver kicks a queue with; before the queue starts or while it runs.
@@ -298,20 +388,35 @@ impl Device {
             return Some(report);
         }
         // Silence the bells first, then look again: what comes between rings anew.
+        if self.silence() {
+            // Nothing in it can be refused.
+            let (Ok(()) | Err(_)) = self.apply(Op::Commands);
+            self.set_timer();
+        }
+        self.ring_for_commands();
+        self.inbox.try_recv().ok()
+    }
+
+    /// The next report, and nothing done about commands.
+    pub(crate) fn report(&mut self) -> Option<Report> {
+        self.inbox.try_recv().ok()
+    }
+
+    /// Silences what [`Self::reports`] rings for; whether there may be commands to obey.
+    pub(crate) fn silence(&mut self) -> bool {
         silence(self.reports.bell());
         if let Some(kick) = &self.control {
             silence(kick.as_fd());
         }
         self.timer.iter().for_each(silence);
-        if self.control.is_some() || self.nic.has_commands() {
-            // Nothing in it can be refused.
-            let (Ok(()) | Err(_)) = self.apply(Op::Commands);
-            self.set_timer();
-        }
+        self.control.is_some() || self.nic.has_commands()
+    }
+
+    /// Calls for attention while commands wait.
+    pub(crate) fn ring_for_commands(&self) {
         if self.nic.has_commands() {
-            ring(self.reports.bell());
+            self.reports.ring();
         }
-        self.inbox.try_recv().ok()
     }
 
     /// A command that waits for its translation is asked about again in a while, and not before.

@@ -45,6 +45,8 @@ mod time;
 mod device;
 #[cfg(feature = "std")]
 mod run;
+#[cfg(feature = "std")]
+pub mod transport;
 
 pub use config::{NicConfig, PAIRS_MAX};
 pub use control::Coalescing;

@@ -116,6 +116,12 @@ impl Offer {
         Self { bits: self.bits.with(Feature::ACCESS_PLATFORM), ..self }
     }
 
+    /// The same with more features.
+    #[cfg(feature = "std")]
+    pub(crate) fn with(self, more: FeatureBits) -> Self {
+        Self { bits: self.bits | more, ..self }
+    }
+
     /// The same without a feature.
     pub(crate) const fn without(self, feature: Feature) -> Self {
         Self { bits: self.bits.without(feature), ..self }

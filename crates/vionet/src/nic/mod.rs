@@ -151,6 +151,12 @@ impl Nic {
         self.guard = Some(Arc::new(guard));
     }
 
+    /// What a front carries beside the rest, before features are settled.
+    #[cfg(feature = "std")]
+    pub(crate) fn offer_also(&mut self, more: FeatureBits) {
+        self.offer = self.offer.with(more);
+    }
+
     /// The host's rate limits, if there are any.
     #[must_use]
     pub fn limits(&self) -> Option<&Limits> {

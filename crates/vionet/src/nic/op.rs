@@ -36,7 +36,7 @@ impl QueueIndex {
         self.0 & 1 == 0
     }
 
-    pub(super) fn slot(self) -> usize {
+    pub(crate) fn slot(self) -> usize {
         usize::from(self.0)
     }
 }
@@ -54,7 +54,7 @@ impl PairIndex {
         QueueIndex(self.0 << 1 | 1)
     }
 
-    pub(super) fn slot(self) -> usize {
+    pub(crate) fn slot(self) -> usize {
         usize::from(self.0)
     }
 }

@@ -49,6 +49,8 @@ pub(super) enum Mail {
     Recall {
         place: usize,
         answer: Sender<Box<QueuePair>>,
+        /// Whose bell to ring when it is on its way.
+        bell: Option<ReportBox>,
     },
     /// The place is free again.
     Leave {
@@ -261,11 +263,14 @@ impl Desk {
                     at.job = Some(Job::new(pair, kicks, &self.epoll, place, &at.reports));
                     self.wake(place, now());
                 }
-                Mail::Recall { place, answer } => {
-                    if let Some(job) = self.take(place) {
-                        // Nobody waits for it any more: the pair ends here.
-                        drop(answer.send(job.unwatch(&self.epoll)));
+                Mail::Recall { place, answer, bell } => {
+                    match self.take(place) {
+                        // If nobody waits for it any more the pair ends here.
+                        Some(job) => drop(answer.send(job.unwatch(&self.epoll))),
+                        // By this the other side sees that there is none.
+                        None => drop(answer),
                     }
+                    bell.iter().for_each(ReportBox::ring);
                 }
                 Mail::Leave { place } => {
                     drop(self.take(place).map(|job| job.unwatch(&self.epoll)));

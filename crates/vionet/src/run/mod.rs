@@ -16,7 +16,7 @@ mod report;
 use std::num::NonZeroU16;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -96,7 +96,7 @@ impl fmt::Debug for Workers {
 }
 
 /// A lock whose holder has panicked guards nothing that could be half done here.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -130,7 +130,7 @@ impl Seats {
 const RECALL_MAX: Duration = Duration::from_secs(10);
 
 /// A worker that has not answered for this long may be stuck in a system call.
-const LATE: Duration = Duration::from_millis(20);
+pub(crate) const LATE: Duration = Duration::from_millis(20);
 
 /// A thread that hosts pairs. Dropping it ends and joins it.
 struct Thread {
@@ -195,22 +195,50 @@ impl Seat {
         self.thread.send(Mail::Start { place: self.place, pair, kicks });
     }
 
-    /// The pair, or `None` when the worker has lost it (it has panicked) or does not answer.
-    pub(crate) fn recall(&self) -> Option<Box<QueuePair>> {
+    /// Asks for the pair; with `bell`, that is rung when it comes.
+    pub(crate) fn recall(&self, bell: Option<&ReportBox>) -> Recall {
         let (answer, receiver) = channel();
-        self.thread.send(Mail::Recall { place: self.place, answer });
-        let tries = RECALL_MAX.as_millis().checked_div(LATE.as_millis()).unwrap_or(1);
-        for _ in 0..tries {
-            match receiver.recv_timeout(LATE) {
-                Ok(pair) => return Some(pair),
-                Err(RecvTimeoutError::Disconnected) => return None,
-                // A descriptor we signal on may be full, and its other holder have made it
-                // blocking: the call that waits for it is broken off.
-                Err(RecvTimeoutError::Timeout) => self.thread.handle.interrupt(),
-            }
+        let (place, bell) = (self.place, bell.cloned());
+        self.thread.send(Mail::Recall { place, answer, bell });
+        Recall { thread: Arc::clone(&self.thread), receiver, asked: clock(), late: LATE }
+    }
+}
+
+/// A pair on its way home.
+pub(crate) struct Recall {
+    thread: Arc<Thread>,
+    receiver: Receiver<Box<QueuePair>>,
+    asked: std::time::Instant,
+    /// When, after it was asked for, the worker is next taken for stuck.
+    late: Duration,
+}
+
+impl Recall {
+    /// Waits for the pair, not longer than this: `Some(None)` when the worker has lost it (it has
+    /// panicked) or does not answer at all.
+    pub(crate) fn wait(&mut self, patience: Duration) -> Option<Option<Box<QueuePair>>> {
+        match self.receiver.recv_timeout(patience.min(LATE)) {
+            Ok(pair) => return Some(Some(pair)),
+            Err(RecvTimeoutError::Disconnected) => return Some(None),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        let waited = self.asked.elapsed();
+        if waited >= RECALL_MAX {
+            return Some(None);
+        }
+        if waited >= self.late {
+            // A descriptor we signal on may be full, and its other holder have made it
+            // blocking: the call that waits for it is broken off.
+            self.late = waited.saturating_add(LATE);
+            self.thread.handle.interrupt();
         }
         None
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "how long a worker has been waited for")]
+pub(crate) fn clock() -> std::time::Instant {
+    std::time::Instant::now()
 }
 
 impl Drop for Seat {

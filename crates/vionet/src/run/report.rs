@@ -61,7 +61,11 @@ impl ReportBox {
     pub(crate) fn put(&self, report: Report) {
         // Nobody listens any more only while the device is being dropped.
         if self.sender.send(report).is_ok() {
-            super::ring(&self.bell);
+            self.ring();
         }
+    }
+
+    pub(crate) fn ring(&self) {
+        super::ring(&self.bell);
     }
 }
