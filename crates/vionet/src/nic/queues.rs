@@ -70,8 +70,10 @@ impl Nic {
         let queue = activate(&space)?;
         if receive {
             pair.rx = Some(raise_lane(queue, space, &agreed, enabled, interrupt));
+            pair.rx.iter_mut().for_each(|lane| lane.begins_at(cursor, &agreed));
         } else {
             pair.tx = Some(raise_lane(queue, space, &agreed, enabled, interrupt));
+            pair.tx.iter_mut().for_each(|lane| lane.begins_at(cursor, &agreed));
         }
         self.configure_pairs();
         Ok(())

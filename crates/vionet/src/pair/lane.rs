@@ -8,7 +8,7 @@ use vionet_raw::AddressSpace;
 use super::delay::Delay;
 use crate::control::Coalescing;
 use crate::interrupt::Interrupt;
-use crate::negotiate::Plan;
+use crate::negotiate::{Negotiated, Plan};
 use crate::stats::LaneStats;
 use crate::time::Instant;
 
@@ -42,6 +42,11 @@ impl<D: Direction> Lane<D> {
         self.interrupt = interrupt;
         // A completion may have been told to the old one only (VU-MSG-05, VU-PIT-11).
         self.owed = true;
+    }
+
+    /// A queue that has never run owes its driver no interrupt.
+    pub(crate) fn begins_at(&mut self, cursor: Cursor, agreed: &Negotiated) {
+        self.owed &= cursor != Cursor::start(agreed.ring().format);
     }
 
     pub(crate) fn set_enabled(&mut self, enabled: bool) {

@@ -162,8 +162,9 @@ impl Thread {
     fn send(&self, mail: Mail) {
         // A worker that is gone shows when its pair is recalled.
         if self.mail.send(mail).is_ok() {
-            self.waiting.store(true, Ordering::Release);
+            // Rung first: a bell that rings on after its mail was read would keep the worker awake.
             ring(&self.bell);
+            self.waiting.store(true, Ordering::Release);
         }
     }
 }
