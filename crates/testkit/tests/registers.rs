@@ -359,13 +359,13 @@ fn a_change_of_the_configuration_has_a_new_generation_and_an_interrupt() {
     on_each_bus(|board| {
         board.bring_up(0);
         let before = board.nic.generation();
-        board.nic.set_link(false);
+        board.nic.turn_link(false);
         assert_ne!(board.nic.generation(), before, "PCOM-06, MMIO-07");
         assert_eq!(board.nic.take_reasons(), ISR_CONFIG, "INIT-06, PISR-02");
         let mut status = [0; 2];
         board.nic.config(6, &mut status);
         assert_eq!(status, [0; 2]);
-        board.nic.set_link(true);
+        board.nic.turn_link(true);
         assert_eq!(board.nic.take_reasons(), ISR_CONFIG);
         board.round_trip(1);
     });
@@ -389,12 +389,12 @@ fn a_suspended_device_rests_and_goes_on_where_it_was() {
         let generation = board.nic.generation();
         board.post(2);
         board.is_left_alone(); // SUS-05, SUS-11
-        board.nic.set_link(false);
+        board.nic.turn_link(false);
         let mut status = [0; 2];
         board.nic.config(6, &mut status);
         assert_eq!((status, board.nic.generation()), ([1, 0], generation), "SUS-05");
         assert_eq!(board.nic.take_reasons(), 0, "SUS-07");
-        board.nic.set_link(true);
+        board.nic.turn_link(true);
         board.nic.set_status(UP);
         assert_eq!(board.nic.status(), UP, "SUS-09");
         assert_ne!(board.nic.generation(), generation);

@@ -61,4 +61,4 @@ pub use time::Instant;
 #[cfg(feature = "std")]
 pub use device::{Device, DeviceError};
 #[cfg(feature = "std")]
-pub use run::{Herald, Report, WorkerOptions, Workers};
+pub use run::{Hands, Herald, Report, WorkerOptions, Workers};

@@ -31,7 +31,7 @@ pub(crate) trait Front: Send + Sync {
     fn pause(&self) -> Result<(), Unsettled>;
     fn resume(&self) -> Result<(), Unsettled>;
     fn set_memory(&self, memory: Arc<AddressSpace>) -> Result<(), Unsettled>;
-    fn set_link(&self, up: bool);
+    fn turn_link(&self, up: bool);
 }
 
 pub(crate) fn get(nic: &MmioNic, offset: u64) -> u32 {
@@ -128,7 +128,7 @@ impl Front for MmioNic {
     fn set_memory(&self, memory: Arc<AddressSpace>) -> Result<(), Unsettled> {
         Self::set_memory(self, memory)
     }
-    fn set_link(&self, up: bool) {
+    fn turn_link(&self, up: bool) {
         Self::set_link(self, up).unwrap();
     }
 }
@@ -207,7 +207,7 @@ impl Front for PciNic {
     fn set_memory(&self, memory: Arc<AddressSpace>) -> Result<(), Unsettled> {
         Self::set_memory(self, memory)
     }
-    fn set_link(&self, up: bool) {
+    fn turn_link(&self, up: bool) {
         Self::set_link(self, up).unwrap();
     }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 pub(crate) mod front;
+pub(crate) mod storm;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -16,7 +17,7 @@ use vionet::endpoint::{
     Settings, TxBatch, Watch,
 };
 use vionet::transport::{Lines, Message, MmioNic, PciNic, Wiring};
-use vionet::{Device, NicConfig};
+use vionet::{Device, NicConfig, Workers};
 use vionet_frame::header::Offloads;
 use vionet_raw::copy_out;
 use vionet_spec::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
@@ -155,18 +156,19 @@ pub(crate) struct Board<F: ?Sized = dyn Front> {
     pub(crate) host: Arc<Shared>,
     pub(crate) rx: SplitDriver,
     pub(crate) tx: SplitDriver,
-    pub(crate) nic: Box<F>,
+    pub(crate) nic: Arc<F>,
 }
 
 impl<F: Front> Board<F> {
-    fn with(pairs: u16, make: impl FnOnce(Device, &Wiring) -> F) -> Self {
+    fn with(pairs: u16, workers: &Workers, make: impl FnOnce(Device, &Wiring) -> F) -> Self {
         let ram = GuestRam::new(&[(RINGS, 0x1_0000), (BUFFERS, 0x1_0000)]);
         let (panel, host) = (Arc::<Panel>::default(), Arc::<Shared>::default());
         let config = NicConfig { mac: MAC, mtu: 1500, pairs, ..NicConfig::default() };
-        let device = Device::new(config, Box::new(Mirror(Arc::clone(&host)))).unwrap();
+        let endpoint = Box::new(Mirror(Arc::clone(&host)));
+        let device = Device::with_workers(config, endpoint, workers).unwrap();
         let lines: Arc<dyn Lines> = Arc::<Panel>::clone(&panel);
         let wiring = Wiring::new(Arc::clone(ram.space()), lines);
-        let nic = Box::new(make(device, &wiring));
+        let nic = Arc::new(make(device, &wiring));
         let [rx, tx] = rings(&ram, 0);
         Self { ram, panel, host, rx, tx, nic }
     }
@@ -174,22 +176,27 @@ impl<F: Front> Board<F> {
 
 impl Board<PciNic> {
     pub(crate) fn pci(pairs: u16) -> Self {
-        Self::with(pairs, |device, wiring| PciNic::new(device, wiring).unwrap())
+        Self::pci_with(pairs, &Workers::default())
+    }
+
+    pub(crate) fn pci_with(pairs: u16, workers: &Workers) -> Self {
+        Self::with(pairs, workers, |device, wiring| PciNic::new(device, wiring).unwrap())
     }
 }
 
 impl Board<MmioNic> {
     pub(crate) fn mmio(pairs: u16) -> Self {
-        Self::with(pairs, |device, wiring| MmioNic::new(device, wiring).unwrap())
+        let make = |device, wiring: &Wiring| MmioNic::new(device, wiring).unwrap();
+        Self::with(pairs, &Workers::default(), make)
     }
 }
 
 /// The same machine on either bus.
 pub(crate) fn on_each_bus(test: impl Fn(&mut Board)) {
     let Board { ram, panel, host, rx, tx, nic } = Board::pci(1);
-    test(&mut Board { ram, panel, host, rx, tx, nic: nic as Box<dyn Front> });
+    test(&mut Board { ram, panel, host, rx, tx, nic: nic as Arc<dyn Front> });
     let Board { ram, panel, host, rx, tx, nic } = Board::mmio(1);
-    test(&mut Board { ram, panel, host, rx, tx, nic: nic as Box<dyn Front> });
+    test(&mut Board { ram, panel, host, rx, tx, nic: nic as Arc<dyn Front> });
 }
 
 /// Rings of the size, at either of two places.
@@ -265,6 +272,13 @@ impl<F: Front + ?Sized> Board<F> {
         let frame = self.ram.read(BUFFERS + 0x8000 + u64::from(HEADER), 60);
         assert_eq!(frame, [fill; 60]);
         until("the frame is used", || !self.tx.collect().is_empty());
+    }
+
+    /// Up, and every worker asleep: what is posted waits for a kick.
+    pub(crate) fn bring_to_sleep(&mut self, word: u32) {
+        self.bring_up(word);
+        self.round_trip(0);
+        std::thread::sleep(Duration::from_millis(30));
     }
 
     /// What is posted is left alone.

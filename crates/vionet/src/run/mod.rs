@@ -10,6 +10,7 @@
 //! A pair costs a shared thread nothing while it sleeps: only what has been woken is looked at.
 
 mod desk;
+mod hand;
 mod herald;
 mod report;
 
@@ -28,6 +29,8 @@ use vionet_raw::host::interrupt::ThreadHandle;
 use crate::nic::PairIndex;
 use crate::pair::QueuePair;
 use desk::{Desk, Mail};
+pub use hand::Hands;
+use hand::Spot;
 pub use herald::Herald;
 pub use report::Report;
 pub(crate) use report::ReportBox;
@@ -55,18 +58,29 @@ pub struct Workers(Arc<Crew>);
 struct Crew {
     options: WorkerOptions,
     shared: Mutex<Vec<Weak<Thread>>>,
+    /// The embedder's loop works, and no thread.
+    hands: Option<Hands>,
 }
 
 impl Workers {
     /// Threads are started when pairs come that need them.
     #[must_use]
     pub fn new(options: WorkerOptions) -> Self {
-        Self(Arc::new(Crew { options, shared: Mutex::default() }))
+        Self(Arc::new(Crew { options, shared: Mutex::default(), hands: None }))
+    }
+
+    /// No threads at all: the embedder's loop services the pairs.
+    #[must_use]
+    pub fn by_hand(hands: &Hands) -> Self {
+        Self(Arc::new(Crew { hands: Some(hands.clone()), ..Crew::default() }))
     }
 
     /// A place for a pair that will report to `reports`.
     pub(crate) fn seat(&self, pair: PairIndex, reports: ReportBox) -> io::Result<Seat> {
-        let Crew { options, shared } = &*self.0;
+        let Crew { options, shared, hands } = &*self.0;
+        if let Some(hands) = hands {
+            return Ok(Seat::Hand(hands.take_place(pair, reports)));
+        }
         let poll = options.poll;
         let Some(threads) = options.threads else {
             let thread = Thread::start(&format!("vionet-pair{}", pair.0), poll)?;
@@ -133,7 +147,7 @@ const RECALL_MAX: Duration = Duration::from_secs(10);
 pub(crate) const LATE: Duration = Duration::from_millis(20);
 
 /// A thread that hosts pairs. Dropping it ends and joins it.
-struct Thread {
+pub(crate) struct Thread {
     mail: Sender<Mail>,
     waiting: Arc<AtomicBool>,
     bell: Arc<OwnedFd>,
@@ -179,35 +193,50 @@ impl Drop for Thread {
     }
 }
 
-/// A pair's place at a worker; leaving it takes the pair along, if it is still there.
-pub(crate) struct Seat {
-    thread: Arc<Thread>,
-    place: usize,
+/// A pair's place; leaving it takes the pair along, if it is still there.
+pub(crate) enum Seat {
+    Thread { thread: Arc<Thread>, place: usize },
+    Hand(Arc<Spot>),
 }
 
 impl Seat {
     fn take(thread: Arc<Thread>, pair: PairIndex, reports: ReportBox) -> Self {
         let place = held(&thread.seats).take();
         thread.send(Mail::Seat { place, pair, reports });
-        Self { thread, place }
+        Self::Thread { thread, place }
     }
 
     pub(crate) fn start(&self, pair: Box<QueuePair>, kicks: Kicks) {
-        self.thread.send(Mail::Start { place: self.place, pair, kicks });
+        match self {
+            Self::Thread { thread, place } => {
+                thread.send(Mail::Start { place: *place, pair, kicks });
+            }
+            // Whoever services it has the doorbells.
+            Self::Hand(spot) => spot.put(pair),
+        }
     }
 
     /// Asks for the pair; with `bell`, that is rung when it comes.
     pub(crate) fn recall(&self, bell: Option<&ReportBox>) -> Recall {
         let (answer, receiver) = channel();
-        let (place, bell) = (self.place, bell.cloned());
-        self.thread.send(Mail::Recall { place, answer, bell });
-        Recall { thread: Arc::clone(&self.thread), receiver, asked: clock(), late: LATE }
+        let thread = match self {
+            Self::Thread { thread, place } => {
+                thread.send(Mail::Recall { place: *place, answer, bell: bell.cloned() });
+                Some(Arc::clone(thread))
+            }
+            Self::Hand(spot) => {
+                // The receiver is right here.
+                spot.take().into_iter().for_each(|pair| drop(answer.send(pair)));
+                None
+            }
+        };
+        Recall { thread, receiver, asked: clock(), late: LATE }
     }
 }
 
 /// A pair on its way home.
 pub(crate) struct Recall {
-    thread: Arc<Thread>,
+    thread: Option<Arc<Thread>>,
     receiver: Receiver<Box<QueuePair>>,
     asked: std::time::Instant,
     /// When, after it was asked for, the worker is next taken for stuck.
@@ -231,7 +260,7 @@ impl Recall {
             // A descriptor we signal on may be full, and its other holder have made it
             // blocking: the call that waits for it is broken off.
             self.late = waited.saturating_add(LATE);
-            self.thread.handle.interrupt();
+            self.thread.iter().for_each(|thread| thread.handle.interrupt());
         }
         None
     }
@@ -244,8 +273,13 @@ pub(crate) fn clock() -> std::time::Instant {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.thread.send(Mail::Leave { place: self.place });
-        held(&self.thread.seats).set(self.place, false);
+        match self {
+            Self::Thread { thread, place } => {
+                thread.send(Mail::Leave { place: *place });
+                held(&thread.seats).set(*place, false);
+            }
+            Self::Hand(spot) => spot.leave(),
+        }
     }
 }
 

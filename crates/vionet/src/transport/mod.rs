@@ -18,6 +18,7 @@
 //! takes no lock. Accesses may come from any number of vCPUs at once.
 
 mod doorbell;
+mod keeper;
 mod line;
 mod mmio;
 mod pci;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use vionet_raw::AddressSpace;
 
+pub use keeper::Keeper;
 pub use mmio::MmioNic;
 pub use pci::{BarMove, PciNic};
 pub use plane::Unsettled;

@@ -318,6 +318,21 @@ macro_rules! verbs {
                 held(&self.plane).tend()
             }
 
+            /// A thread that tends the NIC, and calls `tell` with each report. It may be dropped
+            /// before the NIC or after it.
+            ///
+            /// # Errors
+            /// When the system has no thread or descriptor left.
+            pub fn keeper(
+                self: &Arc<Self>,
+                tell: impl FnMut(Report) + Send + 'static,
+            ) -> std::io::Result<$crate::transport::Keeper> {
+                let attention = self.with_attention(|fd| fd.try_clone_to_owned())?;
+                let nic = Arc::downgrade(self);
+                let tend = move || nic.upgrade().and_then(|nic| nic.tend());
+                $crate::transport::Keeper::start(attention, tend, tell)
+            }
+
             /// Stops every queue: when this returns, guest memory is not touched any more. What
             /// the driver writes meanwhile is kept, and its kicks are not lost.
             ///
