@@ -16,3 +16,8 @@ mod tap;
 pub use bench::{Echo, Flood, Null};
 pub use switch::{PORTS_MAX, PortConfig, Switch, SwitchPort};
 pub use tap::Tap;
+
+/// The programs of `docs/embedding.md`.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/embedding.md")]
+mod embedding {}
