@@ -186,21 +186,30 @@ impl Board<PciNic> {
 
 impl Board<MmioNic> {
     pub(crate) fn mmio(pairs: u16) -> Self {
-        let make = |device, wiring: &Wiring| MmioNic::new(device, wiring).unwrap();
-        Self::with(pairs, &Workers::default(), make)
+        Self::mmio_with(pairs, &Workers::default())
+    }
+
+    pub(crate) fn mmio_with(pairs: u16, workers: &Workers) -> Self {
+        Self::with(pairs, workers, |device, wiring| MmioNic::new(device, wiring).unwrap())
     }
 }
 
 /// The same machine on either bus.
 pub(crate) fn on_each_bus(test: impl Fn(&mut Board)) {
-    let Board { ram, panel, host, rx, tx, nic } = Board::pci(1);
-    test(&mut Board { ram, panel, host, rx, tx, nic: nic as Arc<dyn Front> });
-    let Board { ram, panel, host, rx, tx, nic } = Board::mmio(1);
-    test(&mut Board { ram, panel, host, rx, tx, nic: nic as Arc<dyn Front> });
+    test(&mut Board::pci(1).on_some_bus());
+    test(&mut Board::mmio(1).on_some_bus());
+}
+
+impl<F: Front + 'static> Board<F> {
+    /// Without saying which bus it is.
+    pub(crate) fn on_some_bus(self) -> Board {
+        let Self { ram, panel, host, rx, tx, nic } = self;
+        Board { ram, panel, host, rx, tx, nic: nic as Arc<dyn Front> }
+    }
 }
 
 /// Rings of the size, at either of two places.
-fn rings(ram: &GuestRam, place: u64) -> [SplitDriver; 2] {
+pub(crate) fn rings(ram: &GuestRam, place: u64) -> [SplitDriver; 2] {
     let at = RINGS + place * 0x8000;
     ram.write(at, &[0; 0x8000]);
     [at, at + 0x4000].map(|at| SplitDriver::new(ram, at, SIZE, false, 0))
