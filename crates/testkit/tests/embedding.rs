@@ -46,6 +46,8 @@ fn one_thread_drives_everything() {
     board.negotiate(RING_RESET);
     board.set_up(0);
     board.go();
+    step(&hands);
+    assert!(!board.panel.is_asserted(), "MMIO-04: nothing was used yet");
     for fill in 0..20 {
         board.post(fill);
         board.nic.kick(1);
