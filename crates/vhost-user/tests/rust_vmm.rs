@@ -32,9 +32,10 @@ const NONBLOCK: i32 = 0o4000;
 
 /// An eventfd for the front-end, and the guest's handle of it.
 fn pair() -> (EventFd, std::os::fd::OwnedFd) {
-    let event = EventFd::new(NONBLOCK).unwrap();
-    let twin = adopt(event.try_clone().unwrap().into_raw_fd()).unwrap();
-    (event, twin)
+    // The clone is close-on-exec, and so could not have been inherited.
+    let inherited = EventFd::new(NONBLOCK).unwrap();
+    let event = inherited.try_clone().unwrap();
+    (event, adopt(inherited.into_raw_fd()).unwrap())
 }
 
 fn region(guest: &Guest) -> VhostUserMemoryRegionInfo {

@@ -224,7 +224,12 @@ fn server(args: &NicArgs) -> Result<Server, Stop> {
         (Some(path), _) => Server::bind(path),
         (None, Some(number)) => {
             let socket = fd::adopt(number).map_err(|cause| {
-                Stop::new(Code::Config, format!("--fd {number}: {cause}; pass an open socket"))
+                Stop::new(
+                    Code::Config,
+                    format!(
+                        "--fd {number}: {cause}; have whoever starts vionet pass an open socket"
+                    ),
+                )
             })?;
             Server::from_fd(socket)
         }
