@@ -93,6 +93,11 @@ impl Tap {
     /// When there is none, when it is taken or has one queue only, or when this user may not.
     pub fn open(name: &str, pairs: u16) -> Result<Self, OpenError> {
         let several = if pairs > 1 { "multi_queue " } else { "" };
+        if name.len() > tun::NAME_MAX {
+            let reason =
+                format!("tap {name}: the name of a tap has {} bytes at most", tun::NAME_MAX);
+            return Err(error(OpenKind::Config, reason));
+        }
         if let Err(cause) = tun::mtu(name) {
             return Err(error(
                 OpenKind::Config,

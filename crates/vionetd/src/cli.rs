@@ -37,7 +37,7 @@ Exit codes: 0 ok, 1 failure while running, 2 usage, 3 bad configuration,
 /// What the program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve one network device over vhost-user
+    /// Serve network devices over vhost-user
     Serve(Box<ServeArgs>),
     /// Show the whole path working, with a built-in guest or a real one
     Demo(DemoArgs),

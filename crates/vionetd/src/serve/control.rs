@@ -11,6 +11,7 @@
 //! It belongs to this user alone, and is served by a thread of its own: what the devices' threads
 //! see of it is a visit between two messages.
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -176,7 +177,8 @@ fn words_of_limit(text: &str) -> Result<(&str, Direction, Vec<RateSpec>), String
         Some((name, "rx", rates)) => (name, Direction::Rx, rates),
         Some(_) | None => return Err("write: set-limit NAME tx|rx RATE[,RATE]|none".into()),
     };
-    let rates = rates.split(',').filter(|rate| *rate != "none").map(str::parse);
+    let parse = |rate: &str| rate.parse().map_err(|why| format!("`{rate}`: {why}"));
+    let rates = rates.split(',').filter(|rate| *rate != "none").map(parse);
     Ok((name, way, rates.collect::<Result<_, _>>()?))
 }
 
@@ -285,22 +287,23 @@ pub(crate) fn tree(value: &Value, indent: usize, text: &mut String) {
             Value::Null => continue,
             Value::Number(number) if number.as_u64() == Some(0) => continue,
             Value::String(word) => Some(word.clone()),
+            Value::Array(items) if items.iter().all(|item| item.as_u64() == Some(0)) => continue,
             Value::Array(items) if !items.iter().any(Value::is_object) => {
                 let words = items.iter().map(|item| item.to_string().replace('"', ""));
                 Some(words.collect::<Vec<_>>().join(" "))
             }
-            Value::Object(fields) if fields.is_empty() => continue,
             Value::Object(_) | Value::Array(_) => None,
             Value::Number(_) | Value::Bool(_) => Some(one.to_string()),
         };
-        text.push_str(&" ".repeat(indent));
-        text.push_str(&name);
-        if let Some(flat) = flat {
-            text.push(' ');
-            text.push_str(&flat);
-        }
-        text.push('\n');
-        tree(one_below(one), indent.saturating_add(2), text);
+        let mut below = String::new();
+        tree(one_below(one), indent.saturating_add(2), &mut below);
+        let line = match flat {
+            Some(flat) => format!("{name} {flat}"),
+            None if below.is_empty() => continue,
+            None => name,
+        };
+        // Writing to a string cannot fail.
+        let (Ok(()) | Err(_)) = write!(text, "{:indent$}{line}\n{below}", "");
     }
 }
 

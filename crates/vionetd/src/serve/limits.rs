@@ -60,8 +60,8 @@ impl Groups {
             }
             if !nics.iter().any(|nic| nic.groups.contains(name)) {
                 let why = format!(
-                    "no device is in --limit-group {name}; add limit-group={name} to each --nic \
-                     that is to be"
+                    "no device is in --limit-group {name}; add limit-group={name} to the --nic \
+                     of each that belongs to it"
                 );
                 return Err(Stop::new(Code::Config, why));
             }
