@@ -422,7 +422,7 @@ pub enum Change {
         nic: String,
         /// The direction, as the guest sees it.
         direction: Direction,
-        /// Bits, as 100M, or frames, as 20kpps; nothing for no limit
+        /// Bits, as 100M, or frames, as 20kpps; of what is not given there is no limit
         #[arg(value_delimiter = ',')]
         rates: Vec<String>,
     },
