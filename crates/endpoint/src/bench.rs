@@ -127,19 +127,12 @@ impl EndpointQueue for EchoQueue {
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
         let mut rest = self.frames.get(..self.used).unwrap_or(&[]);
-        let mut done = 0;
-        for len in &self.lengths {
-            let Some((frame, behind)) = rest.split_at_checked(*len) else { break };
-            if sink.push(&RxHeader::PLAIN, frame) == Err(vionet::endpoint::Refused::Full) {
-                break;
-            }
-            rest = behind;
-            done = usize::saturating_add(done, 1);
-        }
+        let frames = self.lengths.iter().map_while(|len| rest.split_off(..*len));
+        let done = sink.push_all(&RxHeader::PLAIN, frames);
+        let sent: usize = self.lengths.iter().take(done).sum();
         self.lengths.drain(..done);
-        let left = rest.len();
-        self.frames.copy_within(self.used.saturating_sub(left)..self.used, 0);
-        self.used = left;
+        self.frames.copy_within(sent..self.used, 0);
+        self.used = self.used.saturating_sub(sent);
         self.full &= done == 0;
         Ok(())
     }
@@ -206,7 +199,7 @@ impl EndpointQueue for FloodQueue {
     }
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
-        while sink.push(&RxHeader::PLAIN, &self.frame) == Ok(()) {}
+        sink.push_all(&RxHeader::PLAIN, std::iter::repeat(&*self.frame));
         Ok(())
     }
 

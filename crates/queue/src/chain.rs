@@ -540,14 +540,14 @@ impl Batch<DeviceWrites> {
         has_room.then_some(Single { lead, payload, written: &mut row.written })
     }
 
-    /// Brings the start of the chain at `index`, and of what is behind its lead, to be written.
+    /// Brings the start of the chain at `index`, and of what is behind its lead to be written.
     #[inline]
     pub fn prefetch(&self, index: usize) {
         if let Some(row) = self.row(index)
             && let Some([lead, behind]) = self.store.writable_pair(row.start)
         {
-            lead.prefetch();
             behind.prefetch();
+            lead.prefetch_to_read();
         }
     }
 

@@ -246,3 +246,13 @@ fn what_is_read_whole_is_there_whole() {
     assert_eq!(span.split(5).1.read::<8>().as_ref(), bytes[5..].first_chunk());
     assert_eq!((span.read::<0>(), span.read::<24>()), (Some([]), None));
 }
+
+#[test]
+fn what_is_there_already_is_as_good_as_written() {
+    let mut room = [7, 7, 7, 7, 7];
+    let span = WriteSpan::local(&mut room);
+    assert!(span.write_if_new(&[7, 7, 7, 7]));
+    assert!(span.write_if_new(&[1, 7, 7, 2]), "one byte is enough to differ");
+    assert!(!span.write_if_new(&[9; 6]), "it does not fit");
+    assert_eq!(room, [1, 7, 7, 2, 7]);
+}

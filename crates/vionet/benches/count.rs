@@ -53,7 +53,7 @@ impl EndpointQueue for Host {
     }
 
     fn receive(&mut self, sink: &mut RxSink<'_>) -> Result<(), EndpointFault> {
-        while sink.push(&RxHeader::PLAIN, &self.0) == Ok(()) {}
+        sink.push_all(&RxHeader::PLAIN, std::iter::repeat(&self.0[..]));
         Ok(())
     }
 

@@ -84,6 +84,12 @@ impl RxHeader {
         segments: 0,
         hash: Hashed::NONE,
     };
+
+    /// Whether the guest's header would have nothing to say, but for a hash it has asked for.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.request == Request::default() && !self.validated
+    }
 }
 
 /// What an endpoint queue waits for when it has nothing to do.

@@ -94,6 +94,32 @@ fn a_full_guest_costs_its_sender_nothing_but_the_frame() {
 }
 
 #[test]
+fn frames_pushed_together_fare_as_each_would_alone() {
+    // Plain ones, one too short, one that takes two buffers; then there is no room.
+    let frames = [60, 200, 5, 14, 300, 61, 62, 63].map(|len| frame(len.max(14))[..len].to_vec());
+    let fares = |together: bool| {
+        let (mut bench, inlet) = with_inlet();
+        let places: Vec<u64> = (0..6).map(|_| bench.post(240)).collect();
+        let mut taken = 0;
+        let _ = inlet.deliver(Instant::from_nanos(0), |sink| {
+            let mut all = frames.iter().map(|bytes| &bytes[..]);
+            taken = if together {
+                sink.push_all(&RxHeader::PLAIN, all)
+            } else {
+                all.position(|bytes| sink.push(&RxHeader::PLAIN, bytes) == Err(Refused::Full))
+                    .unwrap()
+            };
+        });
+        let used: Vec<_> = bench.rx.collect().iter().map(|used| used.len).collect();
+        let seen: Vec<_> = places.iter().map(|at| bench.received(*at, 240).1).collect();
+        (taken, used, seen)
+    };
+    let alone = fares(false);
+    assert_eq!((alone.0, &alone.1[..]), (6, &[72, 212, 26, 240, 72, 73][..]));
+    assert_eq!(fares(true), alone);
+}
+
+#[test]
 fn a_lane_at_home_takes_nothing_and_goes_on_where_it_was() {
     let (mut bench, inlet) = with_inlet();
     for _ in 0..4 {

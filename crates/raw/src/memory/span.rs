@@ -162,6 +162,12 @@ impl<'m> WriteSpan<'m> {
         prefetch_to_write(self.base);
     }
 
+    /// The same, for what is compared with before it is written.
+    #[inline]
+    pub fn prefetch_to_read(&self) {
+        prefetch(self.base);
+    }
+
     /// Copies `bytes` to the span's start; false, and nothing copied, where it is shorter.
     #[inline]
     #[must_use]
@@ -172,6 +178,20 @@ impl<'m> WriteSpan<'m> {
         // SAFETY: as in `copy_from`, with a length that is known.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.base, N) };
         true
+    }
+
+    /// The same, but what is there already is not written again: a line that nobody writes can stay
+    /// in the caches of both sides.
+    #[inline]
+    #[must_use]
+    pub fn write_if_new<const N: usize>(&self, bytes: &[u8; N]) -> bool {
+        if self.len < N {
+            return false;
+        }
+        let mut there = [0; N];
+        // SAFETY: as in `ReadSpan::copy_to`, with a length that is known.
+        unsafe { ptr::copy_nonoverlapping(self.base, there.as_mut_ptr(), N) };
+        there == *bytes || self.write(bytes)
     }
 
     /// Copies all of `bytes` to the span's start; false, and nothing copied, where it is shorter.

@@ -87,8 +87,9 @@ impl<const N: usize> SpanStore<N> {
     /// first is `lead` bytes long: one for each of `slots`, which `add` fills, told the place of
     /// the first span, the bytes in all and those behind the lead, and the buffer's name. Ends at
     /// the first buffer that is not near, or no longer than its lead, or is none; returns how many
-    /// were added. The first line of either span is brought closer, to be written if `to_write`:
-    /// the other side's core had them last, and fetching all of a batch at once is one wait.
+    /// were added. The first line of either span is brought closer, the second's to be written if
+    /// `to_write`: the other side's core had them last, and fetching all of a batch at once is one
+    /// wait.
     #[inline]
     pub fn push_pairs<T, Name>(
         &mut self,
@@ -118,11 +119,12 @@ impl<const N: usize> SpanStore<N> {
                 break;
             };
             let Some(base) = near.find(at.0, bytes) else { break };
-            fetch(base);
             *first = Run { base, len: head };
             let payload = base.wrapping_add(head);
             fetch(payload);
             *second = Run { base: payload, len: behind };
+            // A header is mostly there already, and only read.
+            prefetch(base);
             add(slot, place, (len, rest), name);
             done = done.wrapping_add(1);
             place = place.wrapping_add(2);

@@ -9,10 +9,12 @@
 //! The endpoint asks for a window, fills it, commits it. Only then is the virtio header written;
 //! a window that is not committed has cost nothing. All filled chains become used in one go.
 
-use vionet_frame::header::{NetHeader, Offloads, Request};
+use vionet_frame::header::{NetHeader, Offloads};
 use vionet_queue::{Batch, DeviceWrites, Fault, Queue, ROWS_MAX, Row};
-use vionet_raw::{ReadSpan, WriteSpan, copy_behind, copy_in};
+use vionet_raw::{WriteSpan, copy_in};
 use vionet_spec::net::{ETH_HDR_LEN, HDR_F_DATA_VALID, HDR_LEN, LINK_HDR_MAX};
+
+mod push;
 
 use super::BATCH;
 use crate::endpoint::RxHeader;
@@ -20,10 +22,6 @@ use crate::negotiate::Plan;
 use crate::stats::{DropReason, LaneStats};
 use crate::time::Instant;
 
-/// So many chains before its turn one is fetched, to be written.
-const AHEAD: usize = 8;
-/// The virtio header of a frame in one buffer about which there is nothing to say: `num_buffers`.
-const PLAIN: [u8; HDR_LEN] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 const NET_HDR: u32 = 12;
 const _: () = assert!(HDR_LEN == 12, "as a length in a chain");
 /// The shortest frame: an Ethernet header.
@@ -201,73 +199,6 @@ impl<'a> GuestSink<'a> {
         self.deliver(len, header)
     }
 
-    /// Delivers a frame from private memory.
-    ///
-    /// # Errors
-    /// [`Refused::Full`]: keep the frame, come again. [`Refused::Dropped`]: forget it.
-    #[inline]
-    pub(super) fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
-        let Ok(len) = u32::try_from(frame.len()) else { return Err(Refused::Dropped) };
-        if self.push_single(header, len, |payload| payload.write_all(frame)) {
-            return Ok(());
-        }
-        let Some((first, last)) = self.reach(len) else {
-            return Err(self.refuse());
-        };
-        copy_in(self.batch.payload(first, last), 0, frame);
-        self.deliver(len, header)
-    }
-
-    /// Delivers a frame of `len` bytes out of another guest's memory, in one copy. `head` is what
-    /// was seen of it, and what the guest gets, whatever the first bytes of `frame` are by now.
-    ///
-    /// # Errors
-    /// [`Refused::Full`]: there is no room now. [`Refused::Dropped`]: it never fits.
-    #[inline]
-    pub(super) fn push_checked(
-        &mut self,
-        header: &RxHeader,
-        len: u32,
-        head: &[u8],
-        frame: &[ReadSpan<'_>],
-    ) -> Result<(), Refused> {
-        self.batch.prefetch(self.next.wrapping_add(AHEAD));
-        let fill = |payload: &WriteSpan<'_>| match frame {
-            [whole] if u32::try_from(whole.len()) == Ok(len) => payload.write_frame(head, whole),
-            pieces => copy_both(head, pieces, core::slice::from_ref(payload)) == len,
-        };
-        if self.push_single(header, len, fill) {
-            return Ok(());
-        }
-        let Some((first, last)) = self.reach(len) else {
-            return Err(self.refuse());
-        };
-        let window = self.batch.payload(first, last);
-        if copy_both(head, frame, window) != len {
-            self.dropped(DropReason::Unparsable);
-            return Err(Refused::Dropped);
-        }
-        self.deliver(len, header)
-    }
-
-    /// The same as [`Self::push`], for callers on whose speed the endpoint's own does not depend.
-    #[inline(never)]
-    pub(super) fn push_apart(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
-        self.push(header, frame)
-    }
-
-    /// The same as [`Self::push_checked`], likewise.
-    #[inline(never)]
-    pub(super) fn push_checked_apart(
-        &mut self,
-        header: &RxHeader,
-        len: u32,
-        head: &[u8],
-        frame: &[ReadSpan<'_>],
-    ) -> Result<(), Refused> {
-        self.push_checked(header, len, head, frame)
-    }
-
     /// Counts a frame that the endpoint itself has dropped. It uses up the step's budget like
     /// any other: no step is without end.
     #[cold]
@@ -416,37 +347,6 @@ impl<'a> GuestSink<'a> {
         Ok(())
     }
 
-    /// Delivers a frame into the next chain if that is one buffer with room for it, as most are,
-    /// and `fill` can fill it. If not, nothing has happened.
-    #[inline]
-    fn push_single(
-        &mut self,
-        header: &RxHeader,
-        len: u32,
-        fill: impl FnOnce(&WriteSpan<'_>) -> bool,
-    ) -> bool {
-        let is_plain = header.request == Request::default() && !header.validated;
-        let may_be = if is_plain {
-            len <= self.plain_max && len >= LEN_MIN
-        } else {
-            self.budget > 0 && self.plan.has_short_header() && self.check(len, header).is_ok()
-        };
-        if !may_be {
-            return false;
-        }
-        let net = if is_plain { PLAIN } else { self.net_header(header, 1).encode() };
-        let Some(chain) = self.batch.single(self.next, len) else { return false };
-        if !fill(chain.payload) || !chain.lead.write(&net) {
-            return false;
-        }
-        *chain.written = len.saturating_add(NET_HDR);
-        if !is_plain {
-            self.count_open(len, header);
-        }
-        self.delivered(1, len);
-        true
-    }
-
     #[inline]
     fn delivered(&mut self, buffers: usize, len: u32) {
         self.next = self.next.wrapping_add(buffers);
@@ -544,11 +444,4 @@ impl<'a> GuestSink<'a> {
 #[inline(never)]
 fn take_all(queue: &mut Queue, batch: &mut Batch<DeviceWrites>) -> Option<Fault> {
     queue.take(ROWS_MAX, batch).err()
-}
-
-/// Copies `head`, and what is behind its length in `frame`, to a window; how many bytes.
-#[inline]
-fn copy_both(head: &[u8], frame: &[ReadSpan<'_>], window: &[WriteSpan<'_>]) -> u32 {
-    let copied = copy_in(window, 0, head).saturating_add(copy_behind(frame, window, head.len()));
-    u32::try_from(copied).unwrap_or(u32::MAX)
 }

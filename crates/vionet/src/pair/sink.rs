@@ -233,6 +233,24 @@ impl<'a> RxSink<'a> {
         }
     }
 
+    /// Delivers frames from private memory, one after the other, until there is no room; of how
+    /// many the caller is rid.
+    #[inline]
+    pub fn push_all<'f>(
+        &mut self,
+        header: &RxHeader,
+        frames: impl IntoIterator<Item = &'f [u8]>,
+    ) -> usize {
+        let frames = frames.into_iter();
+        match &mut self.0 {
+            Kind::Guest(sink) => sink.push_all(header, frames),
+            Kind::Judged(sink) => {
+                let mut is_taken = |frame| sink.push(header, frame) != Err(Refused::Full);
+                frames.map_while(|frame| is_taken(frame).then_some(())).count()
+            }
+        }
+    }
+
     /// Delivers a frame of `len` bytes out of another guest's memory, in one copy.
     ///
     /// # Errors
