@@ -120,22 +120,34 @@ impl Device {
     /// # Errors
     /// When the system has no descriptor left for a timer.
     pub fn behind_platform(mut self) -> Result<Self, DeviceError> {
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let timer = timerfd_create(TimerfdClockId::Monotonic, flags);
-        let timer = timer.map_err(|errno| DeviceError(errno.into()))?;
-        epoll::add(&self.attention, &timer, EventData::new_u64(2), EventFlags::IN)
-            .map_err(|errno| DeviceError(errno.into()))?;
-        self.timer = Some(timer);
-        self.nic.set_platform();
+        self.set_platform().map_err(DeviceError)?;
         Ok(self)
     }
 
+    fn set_platform(&mut self) -> io::Result<()> {
+        self.nic.set_platform();
+        if self.timer.is_none() {
+            let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+            let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+            epoll::add(&self.attention, &timer, EventData::new_u64(2), EventFlags::IN)?;
+            self.timer = Some(timer);
+        }
+        Ok(())
+    }
+
     /// The same behind registers of ours: interrupts are the embedder's own, and what registers
-    /// alone can carry is offered.
-    pub(crate) fn behind_registers(mut self, more: FeatureBits) -> Self {
+    /// alone can carry is offered. Behind an IOMMU if its memory is (`translated`).
+    pub(crate) fn behind_registers(
+        mut self,
+        more: FeatureBits,
+        translated: bool,
+    ) -> io::Result<Self> {
         self.herald = None;
         self.nic.offer_also(more);
-        self
+        if translated {
+            self.set_platform()?;
+        }
+        Ok(self)
     }
 
     /// The same under a policy of the host, as [`Nic::guarded`].
@@ -412,8 +424,14 @@ impl Device {
         self.control.is_some() || self.nic.has_commands()
     }
 
+    /// Commands have been obeyed: calls for attention for those that wait, now or in a while.
+    pub(crate) fn obeyed(&self) {
+        self.set_timer();
+        self.ring_for_commands();
+    }
+
     /// Calls for attention while commands wait.
-    pub(crate) fn ring_for_commands(&self) {
+    fn ring_for_commands(&self) {
         if self.nic.has_commands() {
             self.reports.ring();
         }

@@ -24,6 +24,7 @@ use vionet::endpoint::{
     RxSink, Settings, TxBatch, Watch,
 };
 use vionet::stats::PairStats;
+use vionet::transport::{Lines, Message, MmioNic, Wiring};
 use vionet::{
     Device, Effect, Effects, Instant, Next, Nic, NicConfig, Op, OpError, QueueIndex, QueuePair,
     Step,
@@ -32,6 +33,8 @@ use vionet_frame::header::Offloads;
 use vionet_queue::{Cursor, Fault, Format, QueueSetup, RingFeatures};
 use vionet_raw::{Access, AddressSpace, GuestAddr, Translate, Untranslated, copy_out};
 use vionet_spec::feature::{Feature, FeatureBits};
+use vionet_spec::mmio;
+use vionet_spec::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 use vionet_testkit::{Arrangement, Buffer, GuestRam, PackedDriver, SplitDriver};
 
 const RX: QueueIndex = QueueIndex(0);
@@ -714,4 +717,66 @@ fn a_device_asks_about_a_command_again_by_itself_and_does_not_spin() {
     assert_eq!(ram.read(FRAMES + PAGE, 1), [0], "without a kick");
     let rounds = attend(&mut device, Duration::from_millis(20), &mut || false);
     assert!(rounds <= 1, "it sleeps again");
+}
+
+/// Interrupts that nobody looks at.
+struct Silent;
+
+impl Lines for Silent {
+    fn level(&self, _asserted: bool) {}
+
+    fn message(&self, _vector: u16, _message: Message) {}
+}
+
+#[test]
+fn behind_registers_a_command_is_asked_about_again_too() {
+    let bench = Bench::new(Format::Split, CONTROL, commands());
+    let (iommu, ram) = (Arc::clone(&bench.iommu), bench.ram);
+    let mut driver = Driver::Split(SplitDriver::new(&ram, RINGS, SIZE, false, 0));
+    let config = NicConfig { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, ..NicConfig::default() };
+    let device = Device::new(config, Box::new(Nobody)).unwrap();
+    let platform = Arc::clone(&iommu);
+    let space = AddressSpace::translated(Arc::clone(ram.space().map()), platform);
+    let nic = MmioNic::new(device, &Wiring::new(Arc::new(space), Arc::new(Silent))).unwrap();
+    let set = |at: u64, value: u32| nic.write(at, &value.to_le_bytes());
+    let bits = FeatureBits::of(&[Feature::VERSION_1]) | commands();
+    for word in [0, 1] {
+        set(mmio::DRIVER_FEATURES_SEL, word);
+        set(mmio::DRIVER_FEATURES, (bits.0 >> (32 * word)) as u32);
+    }
+    set(mmio::STATUS, (ACKNOWLEDGE | DRIVER | FEATURES_OK).into());
+    let QueueSetup { size, descriptors, driver: avail, device: used } = driver.setup();
+    set(mmio::QUEUE_SEL, u32::from(CONTROL.0));
+    set(mmio::QUEUE_SIZE, size.into());
+    let lows = [mmio::QUEUE_DESC_LOW, mmio::QUEUE_DRIVER_LOW, mmio::QUEUE_DEVICE_LOW];
+    for (low, GuestAddr(at)) in lows.into_iter().zip([descriptors, avail, used]) {
+        set(low, (at + OFFSET) as u32);
+        set(low + 4, ((at + OFFSET) >> 32) as u32);
+    }
+    set(mmio::QUEUE_READY, 1);
+    ram.write(FRAMES, &[0, 0, 1]);
+    ram.write(FRAMES + PAGE, &[0xff]);
+    driver.post(&COMMAND, None);
+    set(mmio::STATUS, (ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK).into());
+    // As whoever embeds it does.
+    let attend = |time: Duration, until: &mut dyn FnMut() -> bool| {
+        let (start, mut rounds) = (Clock::now(), 0);
+        while start.elapsed() < time && !until() {
+            let left = Timespec::try_from(time).unwrap();
+            let ready = nic.with_attention(|attention| {
+                poll(&mut [PollFd::from_borrowed_fd(attention, PollFlags::IN)], Some(&left))
+            });
+            if ready.unwrap() > 0 {
+                rounds += 1;
+                assert_eq!(nic.tend(), None);
+            }
+        }
+        rounds
+    };
+    let rounds = attend(Duration::from_millis(200), &mut || false);
+    iommu.allow(FRAMES, 2, Access::Both);
+    attend(Duration::from_secs(2), &mut || driver.used() == 1);
+    assert_eq!(ram.read(FRAMES + PAGE, 1), [0], "without a kick");
+    assert!((2..=202).contains(&rounds), "{rounds} times in 200 ms");
+    assert!(attend(Duration::from_millis(20), &mut || false) <= 1, "it sleeps again");
 }

@@ -63,12 +63,8 @@ pub(super) struct Plane<W> {
 
 impl<W: Wires> Plane<W> {
     pub(super) fn new(device: Device, wiring: &Wiring, wires: Arc<W>) -> Result<Self, WiringError> {
-        let platform = if wiring.memory.is_translated() {
-            Feature::ACCESS_PLATFORM.mask()
-        } else {
-            FeatureBits::NONE
-        };
-        let device = device.behind_registers(CARRIED | platform);
+        let translated = wiring.memory.is_translated();
+        let device = device.behind_registers(CARRIED, translated).map_err(WiringError)?;
         let queues = device.queues();
         let doorbells = Arc::new(Doorbells::new(queues).map_err(WiringError)?);
         let memory = Arc::clone(&wiring.memory);
@@ -176,7 +172,7 @@ impl<W: Wires> Plane<W> {
     fn done(&mut self, doing: &Doing, result: Result<(), OpError>) {
         // What was reported before belongs to the life that may just have ended.
         self.hear();
-        let Doing::Step(step) = doing else { return self.device.ring_for_commands() };
+        let Doing::Step(step) = doing else { return self.device.obeyed() };
         let cursor = match step {
             Step::Stop(index) => self.device.cursor(*index),
             Step::Start { index: _, .. } => {
