@@ -118,6 +118,7 @@ struct Draft {
     enabled: bool,
     /// The driver waits for its reset.
     resetting: bool,
+    /// It lives, or is being started: a worker may be at it.
     live: bool,
     wired: bool,
     /// As the device knows it.
@@ -432,7 +433,7 @@ impl Registers {
         self.settle_suspend(seen);
         let runs = self.runs();
         let wanted = |draft: &Draft| runs && draft.enabled && !draft.resetting;
-        let mut queues = (0..).map(QueueIndex).zip(&self.queues);
+        let mut queues = (0..).map(QueueIndex).zip(&mut self.queues);
         let (index, draft) = queues
             .find(|(_, draft)| wanted(draft) && !draft.live && draft.refused == Refused::No)?;
         Some(if !self.has_memory {
@@ -442,6 +443,7 @@ impl Registers {
         } else if !draft.opened {
             Step::Enable(index, true)
         } else {
+            draft.live = true;
             Step::Start { index, setup: draft.setup(), from: draft.cursor }
         })
     }
@@ -480,11 +482,13 @@ impl Registers {
                     draft.cursor = cursor.filter(|_| keeps(draft));
                 });
             }
-            Step::Start { index, .. } => match result {
-                Ok(()) => self.of(index, |draft| draft.live = true),
-                Err(OpError::Queue(..)) => return self.broken(),
-                Err(_) => self.of(index, |draft| draft.refused = Refused::Idle),
-            },
+            Step::Start { index, .. } => {
+                let refused = if result.is_ok() { Refused::No } else { Refused::Idle };
+                self.of(index, |draft| (draft.live, draft.refused) = (result.is_ok(), refused));
+                if let Err(OpError::Queue(..)) = result {
+                    return self.broken();
+                }
+            }
         }
         Told::Nothing
     }
@@ -582,4 +586,81 @@ fn halves(address: u64) -> [u32; 2] {
 pub(super) fn size_max(wanted: u16) -> u16 {
     let wanted = wanted.clamp(2, SIZE_MAX);
     if wanted.is_power_of_two() { wanted } else { wanted.next_power_of_two() >> 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use vionet_raw::MemoryMap;
+
+    use super::*;
+
+    const SEEN: Seen = Seen { offer: FeatureBits::NONE, config: [0; CONFIG_LEN], generation: 0 };
+
+    fn registers() -> Registers {
+        let space = AddressSpace::new(Arc::new(MemoryMap::empty()));
+        Registers::new(2, 256, Arc::new(space))
+    }
+
+    /// Does what is to be done up to the start of a queue, which is begun.
+    fn begin_start(registers: &mut Registers) -> Step {
+        loop {
+            let step = registers.next_step(&SEEN).expect("a queue is to be started");
+            if matches!(step, Step::Start { .. }) {
+                return step;
+            }
+            assert_eq!(registers.did(step, Ok(()), None), Told::Nothing);
+        }
+    }
+
+    /// Registers of a driver that has brought up its first queue, whose start has begun.
+    fn starting() -> (Registers, Step) {
+        let mut registers = registers();
+        let up = ACKNOWLEDGE | DRIVER | FEATURES_OK;
+        registers.write(Field::DriverFeature, 0, &SEEN);
+        registers.write(Field::DriverFeatureSelect, 1, &SEEN);
+        let bits = FeatureBits::of(&[Feature::RING_RESET, Feature::SUSPEND]);
+        registers.write(Field::DriverFeature, word(bits, 1), &SEEN);
+        registers.write(Field::Status, up.into(), &SEEN);
+        registers.write(Field::QueueReady, 1, &SEEN);
+        registers.write(Field::Status, (up | DRIVER_OK).into(), &SEEN);
+        let start = begin_start(&mut registers);
+        (registers, start)
+    }
+
+    #[test]
+    fn a_queue_that_is_being_started_is_not_the_drivers_again_before_it_has_stopped() {
+        let (mut registers, start) = starting();
+        registers.write(Field::QueueReady, 0, &SEEN);
+        assert_eq!(registers.read(Field::QueueReady, &SEEN), 1, "MMIO-28: it may yet start");
+        let descriptors = Field::QueueArea(Area::Descriptors, Half::Low);
+        registers.write(descriptors, 0x5000, &SEEN);
+        registers.write(Field::QueueReady, 1, &SEEN);
+        assert_eq!(registers.read(descriptors, &SEEN), 0, "what is started is what it reads");
+        assert_eq!(registers.did(start, Ok(()), None), Told::Nothing);
+        assert_eq!(registers.next_step(&SEEN), Some(Step::Stop(QueueIndex(0))));
+        assert_eq!(registers.did(Step::Stop(QueueIndex(0)), Ok(()), None), Told::Nothing);
+        assert_eq!(registers.read(Field::QueueReady, &SEEN), 0);
+    }
+
+    #[test]
+    fn a_device_is_not_suspended_while_a_queue_is_being_started() {
+        let (mut registers, start) = starting();
+        registers.write(Field::Status, SUSPEND.into(), &SEEN);
+        assert_eq!(registers.read(Field::Status, &SEEN) & u32::from(SUSPEND), 0, "SUS-03");
+        assert_eq!(registers.did(start, Ok(()), None), Told::Nothing);
+        assert_eq!(registers.next_step(&SEEN), Some(Step::Stop(QueueIndex(0))));
+        assert_eq!(registers.did(Step::Stop(QueueIndex(0)), Ok(()), None), Told::Nothing);
+        assert_eq!(registers.next_step(&SEEN), None);
+        assert_ne!(registers.read(Field::Status, &SEEN) & u32::from(SUSPEND), 0);
+    }
+
+    #[test]
+    fn a_queue_that_could_not_be_started_is_the_drivers_again() {
+        let (mut registers, start) = starting();
+        let lost = Err(OpError::PairLost(crate::nic::PairIndex(0)));
+        assert_eq!(registers.did(start, lost, None), Told::Nothing);
+        assert_eq!(registers.next_step(&SEEN), None, "it is not tried for ever");
+        registers.write(Field::QueueReady, 0, &SEEN);
+        assert_eq!(registers.read(Field::QueueReady, &SEEN), 0);
+    }
 }
