@@ -14,11 +14,13 @@
 
 mod board;
 
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use board::{Board, Front, RING_RESET, until};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vionet::{Hands, Instant, Next, QueueIndex, Report, Workers};
 use vionet_spec::pci::ISR_CONFIG;
 
@@ -108,4 +110,49 @@ fn a_keeper_tends_the_device_and_goes_with_it() {
     drop(nic);
     drop(keeper);
     assert_eq!(threads(), 0);
+}
+
+fn is_rung(bell: BorrowedFd<'_>) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::from_borrowed_fd(bell, PollFlags::IN)], Some(&now)).unwrap() > 0
+}
+
+#[test]
+fn a_pair_that_comes_while_others_are_served_is_not_slept_through() {
+    let hands = Hands::new().unwrap();
+    let mut board = Board::pci_with(2, &Workers::by_hand(&hands));
+    board.negotiate(0);
+    board.set_up(0);
+    // In the middle of a round, a vCPU starts the pair that was looked at already.
+    assert_eq!(hands.service(0, Instant::default()), None);
+    board.go();
+    assert_eq!(hands.service(1, Instant::default()), None);
+    assert!(is_rung(hands.bell()), "the pair at place 0 waits to be served");
+    while hands.service(0, Instant::default()) == Some(Next::Again) {}
+    assert!(!is_rung(hands.bell()));
+    // One that goes before it was served does not keep anybody awake.
+    board.nic.pause().unwrap();
+    board.nic.resume().unwrap();
+    board.nic.pause().unwrap();
+    assert_eq!(hands.service(0, Instant::default()), None);
+    assert!(!is_rung(hands.bell()));
+    board.nic.resume().unwrap();
+    drop(board);
+    let other = Board::pci_with(1, &Workers::by_hand(&hands));
+    assert_eq!(hands.service(0, Instant::default()), None);
+    assert!(!is_rung(hands.bell()), "nor one whose device is gone");
+    drop(other);
+}
+
+#[test]
+fn a_host_side_that_cannot_be_opened_calls_for_attention() {
+    let mut board = Board::mmio(1);
+    board.negotiate(0);
+    board.set_up(0);
+    board.tend();
+    assert!(!board.nic.with_attention(is_rung));
+    board.host.broken.store(true, Ordering::SeqCst);
+    board.go();
+    assert!(board.nic.with_attention(is_rung), "there is a report, and nothing else to tend");
+    assert!(matches!(board.nic.tend(), Some(Report::Endpoint(_))));
 }

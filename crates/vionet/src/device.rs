@@ -409,6 +409,11 @@ impl Device {
         self.inbox.try_recv().ok()
     }
 
+    /// A report of whoever is in front; it calls for attention as every other.
+    pub(crate) fn put(&self, report: Report) {
+        self.reports.put(report);
+    }
+
     /// The next report, and nothing done about commands.
     pub(crate) fn report(&mut self) -> Option<Report> {
         self.inbox.try_recv().ok()

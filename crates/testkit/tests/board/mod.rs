@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 pub(crate) use front::Front;
 use vionet::endpoint::{
-    Capabilities, Endpoint, EndpointFault, EndpointQueue, OpenError, Refused, RxHeader, RxSink,
-    Settings, TxBatch, Watch,
+    Capabilities, Endpoint, EndpointFault, EndpointQueue, OpenError, OpenKind, Refused, RxHeader,
+    RxSink, Settings, TxBatch, Watch,
 };
 use vionet::transport::{Lines, Message, MmioNic, PciNic, Wiring};
 use vionet::{Device, NicConfig, Workers};
@@ -75,6 +75,8 @@ pub(crate) struct Shared {
     pub(crate) waiting: AtomicU64,
     pub(crate) sent: AtomicU64,
     pub(crate) dropped: AtomicBool,
+    /// The host side cannot be opened.
+    pub(crate) broken: AtomicBool,
 }
 
 impl Shared {
@@ -97,6 +99,10 @@ impl Endpoint for Mirror {
         Capabilities { transmit: Offloads::NONE, receive: Offloads::NONE, pairs_max: 4, mtu: 1500 }
     }
     fn open(&mut self, settings: &Settings) -> Result<Vec<Box<dyn EndpointQueue>>, OpenError> {
+        if self.0.broken.load(Ordering::SeqCst) {
+            let reason = "broken".into();
+            return Err(OpenError { kind: OpenKind::Host, reason });
+        }
         let queue = |_| -> Box<dyn EndpointQueue> {
             Box::new(MirrorQueue(Arc::clone(&self.0), VecDeque::new()))
         };

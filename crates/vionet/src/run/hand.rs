@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::{Report, ReportBox, bell, held, ring, silence};
@@ -20,6 +21,8 @@ pub struct Hands(Arc<Table>);
 struct Table {
     spots: Mutex<Vec<Arc<Spot>>>,
     bell: OwnedFd,
+    /// How many pairs have come and not been serviced: while there are any, the bell is rung.
+    unseen: AtomicUsize,
 }
 
 /// A pair's place.
@@ -27,6 +30,8 @@ pub(crate) struct Spot {
     index: PairIndex,
     reports: ReportBox,
     pair: Mutex<Option<Box<QueuePair>>>,
+    /// It has come and not been serviced.
+    is_unseen: AtomicBool,
     table: Arc<Table>,
 }
 
@@ -36,7 +41,8 @@ impl Hands {
     /// # Errors
     /// When the system has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(Arc::new(Table { spots: Mutex::default(), bell: bell()? })))
+        let (spots, unseen) = (Mutex::default(), AtomicUsize::new(0));
+        Ok(Self(Arc::new(Table { spots, bell: bell()?, unseen })))
     }
 
     /// How many places are taken: the first device's pairs, in order, then the next one's.
@@ -54,8 +60,10 @@ impl Hands {
     /// One step of the pair at a place, and what it waits for then; `None` while there is none.
     /// Never waits, but for another thread that is in the same call or takes the pair away.
     pub fn service(&self, place: usize, now: Instant) -> Option<Next> {
-        silence(self.bell());
-        let spot = held(&self.0.spots).get(place).cloned()?;
+        let spot = held(&self.0.spots).get(place).cloned();
+        spot.iter().for_each(|spot| spot.see());
+        self.0.hush();
+        let spot = spot?;
         let mut pair = held(&spot.pair);
         let step = pair.as_mut()?.service(now);
         if let Some(fault) = step.fault {
@@ -81,20 +89,42 @@ impl Hands {
     }
 
     pub(super) fn take_place(&self, index: PairIndex, reports: ReportBox) -> Arc<Spot> {
-        let table = Arc::clone(&self.0);
-        let spot = Arc::new(Spot { index, reports, pair: Mutex::default(), table });
+        let (table, is_unseen) = (Arc::clone(&self.0), AtomicBool::new(false));
+        let spot = Arc::new(Spot { index, reports, pair: Mutex::default(), is_unseen, table });
         held(&self.0.spots).push(Arc::clone(&spot));
         spot
+    }
+}
+
+impl Table {
+    /// Silences the bell, unless it rings for one more.
+    fn hush(&self) {
+        silence(&self.bell);
+        // Who comes in between is counted before it rings.
+        if self.unseen.load(Ordering::SeqCst) > 0 {
+            ring(&self.bell);
+        }
     }
 }
 
 impl Spot {
     pub(super) fn put(&self, pair: Box<QueuePair>) {
         *held(&self.pair) = Some(pair);
+        if !self.is_unseen.swap(true, Ordering::SeqCst) {
+            self.table.unseen.fetch_add(1, Ordering::SeqCst);
+        }
         ring(&self.table.bell);
     }
 
+    /// It is serviced now, or gone.
+    fn see(&self) {
+        if self.is_unseen.swap(false, Ordering::SeqCst) {
+            self.table.unseen.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
     pub(super) fn take(&self) -> Option<Box<QueuePair>> {
+        self.see();
         held(&self.pair).take()
     }
 

@@ -177,7 +177,7 @@ impl<W: Wires> Plane<W> {
             Step::Stop(index) => self.device.cursor(*index),
             Step::Start { index: _, .. } => {
                 if let Err(OpError::Endpoint(error)) = &result {
-                    self.keep(Report::Endpoint(error.clone()));
+                    self.device.put(Report::Endpoint(error.clone()));
                 }
                 None
             }
