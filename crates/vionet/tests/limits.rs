@@ -283,6 +283,24 @@ fn a_received_frame_pays_for_each_segment_it_is_on_a_wire() {
     }
 }
 
+/// What is in a guest's buffers already must not vanish without being counted.
+#[test]
+fn no_window_is_opened_when_a_step_has_had_enough_of_bad_frames() {
+    let thousand = Limiter::new([Arc::new(Limit::new(None, Some(Rate::of(1000))))]);
+    for limits in [None, Some(Limits { receive: thousand, ..Limits::default() })] {
+        let mut bench = Bench::new(&[], EVERYTHING);
+        bench.now = Instant::from_nanos(SECOND);
+        bench.apply(Op::SetLimits(limits)).unwrap();
+        bench.post(2000);
+        (bench.host.lock().unwrap().by_window, bench.host.lock().unwrap().bad) = (true, 64);
+        bench.deliver(&frame(60), RxHeader::default());
+        assert_eq!(bench.step().next, Next::Again, "the step is full, and there is more");
+        assert_eq!(bench.stats().rx.frames.value(), 0);
+        assert!(bench.step().worked);
+        assert_eq!(bench.stats().rx.frames.value(), 1);
+    }
+}
+
 fn push(bench: &Bench, inlet: &Inlet, count: usize) -> Vec<Result<(), Refused>> {
     let mut results = Vec::new();
     let delivery = inlet.deliver(bench.now, |sink| {

@@ -305,7 +305,7 @@ impl JudgedSink<'_> {
 
     #[inline(never)]
     fn window(&mut self, want: u32) -> Option<&[WriteSpan<'_>]> {
-        if self.judge.is_none() && !self.holds() {
+        if self.judge.is_none() && self.budget > 0 && !self.holds() {
             return self.own.as_mut()?.window(want);
         }
         let has_room = self.has_room(want);

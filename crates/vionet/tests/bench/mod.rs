@@ -39,6 +39,8 @@ pub struct HostSide {
     pub fault: Option<EndpointFault>,
     pub opened_with: Vec<Settings>,
     pub by_window: bool,
+    /// So many frames come first that the host side itself drops.
+    pub bad: usize,
     /// All that is there is delivered at once, joined.
     pub by_batch: bool,
     /// Others deliver, through this.
@@ -82,6 +84,9 @@ impl EndpointQueue for TestQueue {
             let kept = frames.into_iter().enumerate().filter(|(at, _)| left >> at & 1 == 1);
             host.to_deliver.extend(kept.map(|(_, frame)| frame));
             return Ok(());
+        }
+        for _ in 0..std::mem::take(&mut host.bad) {
+            sink.dropped(DropReason::NotAgreed);
         }
         while let Some((frame, header)) = host.to_deliver.pop_front() {
             if host.by_window {
