@@ -18,7 +18,8 @@ pub(super) struct Vectors {
     lines: Arc<dyn Lines>,
     line: Line,
     enabled: AtomicBool,
-    all_masked: AtomicBool,
+    /// Enabled, and not all of them masked: one value, so that a write to both bits is one change.
+    open: AtomicBool,
     entries: Vec<Mutex<Entry>>,
     config: AtomicU16,
     queues: Vec<AtomicU16>,
@@ -78,7 +79,7 @@ impl Vectors {
             line: Line::new(Arc::clone(&lines)),
             lines,
             enabled: AtomicBool::new(false),
-            all_masked: AtomicBool::new(false),
+            open: AtomicBool::new(false),
             entries: (0..vectors).map(|_| Mutex::new(Entry::RESET)).collect(),
             config: AtomicU16::new(NO_VECTOR),
             queues: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
@@ -101,8 +102,8 @@ impl Vectors {
 
     /// What the driver has written to MSI-X message control and to the command register.
     pub(super) fn control(&self, enabled: bool, all_masked: bool, line: bool) {
+        self.open.store(enabled && !all_masked, Ordering::Release);
         self.enabled.store(enabled, Ordering::Release);
-        self.all_masked.store(all_masked, Ordering::Release);
         self.line.set_open(line && !enabled);
         for (vector, entry) in (0..).zip(&self.entries) {
             self.refresh(vector, &mut held(entry));
@@ -122,7 +123,7 @@ impl Vectors {
 
     /// Sends what is pending and may be sent; tells a changed route.
     fn refresh(&self, vector: u16, entry: &mut Entry) {
-        let open = self.is_enabled() && !self.all_masked.load(Ordering::Acquire) && !entry.masked;
+        let open = self.open.load(Ordering::Acquire) && !entry.masked;
         let route = open.then_some(entry.message);
         if route != entry.route {
             entry.route = route;
@@ -217,5 +218,44 @@ impl Wires for Vectors {
         self.queues.iter().for_each(|slot| slot.store(NO_VECTOR, Ordering::Release));
         self.entries.iter().for_each(|entry| held(entry).pending = false);
         self.line.take(u8::MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// No message may be sent.
+    struct Quiet;
+
+    impl Lines for Quiet {
+        fn level(&self, _asserted: bool) {}
+
+        fn message(&self, _vector: u16, _message: Message) {
+            panic!("all vectors are masked whenever they are enabled");
+        }
+    }
+
+    #[test]
+    fn vectors_that_are_enabled_and_masked_at_once_are_never_open() {
+        let vectors = Vectors::new(1, 1, Arc::new(Quiet));
+        vectors.map_queue(QueueIndex(0), 0);
+        vectors.write_table(12, 0);
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let worker = scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    vectors.queue(QueueIndex(0));
+                }
+            });
+            for _ in 0..200_000 {
+                vectors.control(true, true, true);
+                vectors.control(false, false, true);
+            }
+            done.store(true, Ordering::Relaxed);
+            worker.join().unwrap();
+        });
     }
 }
