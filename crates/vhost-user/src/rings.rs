@@ -333,6 +333,7 @@ impl Rings {
         for ring in &mut self.rings {
             *ring = Ring { err: ring.err.take(), ..Ring::default() };
         }
+        self.forget_faults();
         self.format = None;
         device.apply(Op::Memory(Arc::clone(&self.space))).map_err(ProtocolError::Device)
     }
@@ -373,6 +374,11 @@ impl Rings {
     /// Whether a driver has broken a rule since this was asked.
     pub(crate) fn take_fault_heard(&mut self) -> bool {
         std::mem::take(&mut self.fault_heard)
+    }
+
+    /// The driver starts afresh: what it has broken before is told, and over.
+    pub(crate) fn forget_faults(&mut self) {
+        self.fault_heard = false;
     }
 
     /// Takes a ring out of the device and keeps its position; one that ran waits to run again.
@@ -445,5 +451,16 @@ mod tests {
     #[test]
     fn a_split_position_is_what_was_taken() {
         assert_eq!(wire(Cursor { avail: 65_535, used: 65_530 }, Format::Split), 65_535);
+    }
+
+    #[test]
+    fn a_fault_that_is_heard_of_in_a_reset_is_not_the_next_drivers() {
+        let null = Box::new(vionet_endpoint::Null);
+        let mut device = Device::new(vionet::NicConfig::default(), null).unwrap();
+        let mut rings = Rings::new(device.queues());
+        // As when the report comes while the worker gives its pair back.
+        rings.fault_heard = true;
+        rings.reset(&mut device, &mut |_| {}).unwrap();
+        assert!(!rings.take_fault_heard(), "ST-03");
     }
 }

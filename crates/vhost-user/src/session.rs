@@ -271,8 +271,11 @@ impl Session {
 
     fn set_status(&mut self, payload: &[u8]) -> Handled {
         self.status = number(payload).ok_or(ProtocolError::Payload)?;
-        // 0 is how a driver resets (ST-01).
-        self.needs_reset &= self.status != 0;
+        // 0 is how a driver resets (ST-01); what was broken before is over.
+        if self.status == 0 {
+            self.rings.forget_faults();
+            self.needs_reset = false;
+        }
         Ok(Answer::Ack)
     }
 
