@@ -133,6 +133,14 @@ impl Nic {
         self.state.pairs.is_none()
     }
 
+    /// How many pairs the driver has said it uses, or may use where it has not been asked
+    /// (VIRTIO 1.4 §5.1.9.5.5).
+    #[must_use]
+    pub fn pairs_in_use(&self) -> u16 {
+        let most = self.usable_pairs();
+        self.state.pairs.unwrap_or(most).min(most)
+    }
+
     /// How many pairs frames are spread over: those in use that are enabled, without a gap.
     /// Where a front-end obeys the driver's commands itself, enabling is all we hear of it.
     pub(super) fn spread(&self) -> u16 {
@@ -147,8 +155,7 @@ impl Nic {
     }
 
     fn spread_where(&self, is_enabled: impl Fn(QueueIndex) -> bool) -> u16 {
-        let most = self.usable_pairs();
-        let in_use = self.state.pairs.unwrap_or(most).min(most);
+        let in_use = self.pairs_in_use();
         let gap = (0..in_use).find(|pair| !is_enabled(PairIndex(*pair).receive()));
         gap.unwrap_or(in_use).max(1)
     }
