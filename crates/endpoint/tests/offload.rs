@@ -14,12 +14,13 @@
 )]
 
 mod guest;
+mod namespace;
 
 use std::os::fd::AsFd;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use guest::{Guest, mac, tcp};
+use namespace::{in_namespace, ip};
 use vionet::endpoint::Endpoint;
 use vionet::stats::DropReason;
 use vionet_endpoint::{Switch, Tap};
@@ -233,31 +234,6 @@ fn assert_outer_is_right(mut bytes: Vec<u8>) {
     let Some(etherparse::TransportSlice::Udp(udp)) = sliced.transport else { panic!("a datagram") };
     let expected = udp.to_header().calc_checksum_ipv4(&ip.header().to_header(), udp.payload());
     assert_eq!(udp.checksum(), expected.unwrap());
-}
-
-const INSIDE: &str = "VIONET_TEST_NAMESPACE";
-
-/// Runs the test `name` again, in a network namespace of its own; true when this is that run.
-/// Where there are no namespaces, it says so and is over.
-fn in_namespace(name: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let able = Command::new("unshare").args(["-rn", "true"]).status();
-    if !able.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no network namespace can be made here");
-        return false;
-    }
-    let test = std::env::current_exe().unwrap();
-    let mut again = Command::new("unshare");
-    again.arg("-rn").arg(test).args([name, "--exact", "--nocapture"]).env(INSIDE, "1");
-    assert!(again.status().unwrap().success());
-    false
-}
-
-fn ip(words: &str) {
-    let status = Command::new("ip").args(words.split(' ')).status().unwrap();
-    assert!(status.success(), "ip {words}");
 }
 
 #[test]

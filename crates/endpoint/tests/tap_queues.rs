@@ -16,39 +16,15 @@
 
 #[path = "../../vionet/tests/many/mod.rs"]
 mod many;
+mod namespace;
 
 use std::net::UdpSocket;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use many::{Guest, Host, MAC, OK, PATIENCE};
+use namespace::{in_namespace, ip};
 use vionet_endpoint::Tap;
 use vionet_spec::feature::Feature;
-
-const INSIDE: &str = "VIONET_TEST_NAMESPACE";
-
-/// Runs the test `name` again, in a network namespace of its own; true when this is that run.
-/// Where there are no namespaces, it says so and is over.
-fn in_namespace(name: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let able = Command::new("unshare").args(["-rn", "true"]).status();
-    if !able.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: no network namespace can be made here");
-        return false;
-    }
-    let test = std::env::current_exe().unwrap();
-    let mut again = Command::new("unshare");
-    again.arg("-rn").arg(test).args([name, "--exact", "--nocapture"]).env(INSIDE, "1");
-    assert!(again.status().unwrap().success());
-    false
-}
-
-fn ip(words: &str) {
-    let status = Command::new("ip").args(words.split(' ')).status().unwrap();
-    assert!(status.success(), "ip {words}");
-}
 
 /// How many datagrams have arrived on each pair, beside what the kernel sends by itself.
 fn datagrams(guest: &mut Guest) -> Vec<usize> {
