@@ -46,6 +46,8 @@ pub enum Event {
     NotAdapted(OpenError),
     /// A worker has ended by a defect of ours; its queue pair is not served any more.
     WorkerLost(PairIndex),
+    /// A worker has not answered for ten seconds; its queue pair is given up until the next reset.
+    WorkerSilent(PairIndex),
     /// A message was refused, and the front-end told so; the connection goes on.
     MessageRefused(ProtocolError),
     /// The front-end broke the protocol; its connection ends.
@@ -78,6 +80,14 @@ impl fmt::Display for Event {
                 write!(
                     f,
                     "the worker of queue pair {} is lost: restart vionet, report this",
+                    pair.0
+                )
+            }
+            Self::WorkerSilent(pair) => {
+                write!(
+                    f,
+                    "the worker of queue pair {} has not answered for 10 s and is given up: see \
+                     what holds its host side up, then have the guest reset the NIC",
                     pair.0
                 )
             }

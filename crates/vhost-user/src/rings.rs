@@ -360,6 +360,7 @@ impl Rings {
                 }
                 Report::Host { pair, fault } => events(Event::HostFault { pair, fault }),
                 Report::Lost(pair) => events(Event::WorkerLost(pair)),
+                Report::Silent(pair) => events(Event::WorkerSilent(pair)),
                 Report::Endpoint(error) => events(Event::NotAdapted(error)),
                 Report::ConfigChanged => self.config_changed = true,
             }

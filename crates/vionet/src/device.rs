@@ -24,7 +24,8 @@ use crate::negotiate::Negotiated;
 use crate::nic::{Effect, Effects, Nic, Op, OpError, PairIndex, QueueIndex, QueueRole};
 use crate::pair::Limits;
 use crate::run::{
-    Herald, Kicks, LATE, Recall, Report, ReportBox, Seat, Workers, clock, ring, silence,
+    Answer, Herald, Homecomings, Kicks, LATE, Recall, Report, ReportBox, Seat, Workers, ring,
+    silence,
 };
 use crate::snapshot::Snapshot;
 use crate::stats::{ControlStats, PairStats};
@@ -55,12 +56,13 @@ pub struct Device {
     kicks: Vec<Option<Arc<OwnedFd>>>,
     /// The eventfd that the driver kicks the control queue with, while that runs.
     control: Option<Arc<OwnedFd>>,
-    /// Behind a platform: readable when it is time for commands that wait for a translation.
+    /// Behind a platform or registers: readable when it is time for commands that wait for a
+    /// translation, or for another look at a worker that does not answer.
     timer: Option<OwnedFd>,
     reports: ReportBox,
     inbox: Receiver<Report>,
     /// Readable when `reports`, `control` or `timer` is.
-    attention: OwnedFd,
+    attention: Arc<OwnedFd>,
     /// Raises interrupts whose descriptors are a stranger's; without it they are raised at once.
     herald: Option<Herald>,
     /// What is still to be brought about of the operation begun.
@@ -92,7 +94,7 @@ impl Device {
         let secret = RandomState::new().hash_one(config.mac);
         let nic = Nic::new(config, endpoint.capabilities()).with_secret(secret);
         let (reports, inbox) = ReportBox::new().map_err(DeviceError)?;
-        let attention = watch(reports.bell()).map_err(DeviceError)?;
+        let attention = Arc::new(watch(reports.bell()).map_err(DeviceError)?);
         let seats = (0..nic.pair_count())
             .map(|index| workers.seat(PairIndex(index), reports.clone()))
             .collect::<Result<_, _>>()
@@ -126,6 +128,10 @@ impl Device {
 
     fn set_platform(&mut self) -> io::Result<()> {
         self.nic.set_platform();
+        self.add_timer()
+    }
+
+    fn add_timer(&mut self) -> io::Result<()> {
         if self.timer.is_none() {
             let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
             let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
@@ -147,6 +153,7 @@ impl Device {
         if translated {
             self.set_platform()?;
         }
+        self.add_timer()?;
         Ok(self)
     }
 
@@ -246,7 +253,8 @@ impl Device {
         self.nic.control_stats()
     }
 
-    /// Does what is asked; returns when it is done and every pair runs again.
+    /// Does what is asked; returns when it is done and every pair runs again. A pair whose worker
+    /// does not answer for ten seconds is given up, and reported.
     ///
     /// # Errors
     /// When it was refused; nothing has changed then.
@@ -266,37 +274,59 @@ impl Device {
         self.carry_out();
     }
 
-    /// How the operation begun has ended, if it has within `patience`.
-    pub(crate) fn outcome(&mut self, patience: Duration) -> Option<Result<(), OpError>> {
-        let start = clock();
-        loop {
-            let left = patience.saturating_sub(start.elapsed());
-            self.take_home(left);
-            if self.done.is_some() || self.recalls.is_empty() || left.is_zero() {
-                return self.done.take();
-            }
-        }
+    /// How the operation begun has ended, if it has. Never waits: where it has not,
+    /// [`Self::homecomings`] tells when to ask again.
+    pub(crate) fn outcome(&mut self) -> Option<Result<(), OpError>> {
+        while self.done.is_none() && self.take_home(Duration::ZERO) {}
+        self.done.take()
+    }
+
+    /// What counts the pairs that come home.
+    pub(crate) fn homecomings(&self) -> &Arc<Homecomings> {
+        self.reports.homecomings()
     }
 
     fn finish(&mut self) -> Option<Result<(), OpError>> {
         while self.done.is_none() && !self.recalls.is_empty() {
             self.take_home(LATE);
+            self.give_up();
         }
         self.done.take()
     }
 
     /// Takes pairs that have come home, and goes on with the operation. Waits for one at most.
-    fn take_home(&mut self, patience: Duration) {
+    /// Whether one has come, or never will.
+    fn take_home(&mut self, patience: Duration) -> bool {
         let mut left = patience;
         let mut home = Vec::new();
         self.recalls.retain_mut(|(index, recall)| {
-            let pair = recall.wait(std::mem::take(&mut left));
-            let waits = pair.is_none();
-            home.extend(pair.map(|pair| (*index, pair)));
-            waits
+            match recall.wait(std::mem::take(&mut left)) {
+                Answer::Home(pair) => home.push((*index, Some(pair))),
+                Answer::Lost => home.push((*index, None)),
+                Answer::Gone => {
+                    self.reports.put(Report::Lost(*index));
+                    home.push((*index, None));
+                }
+                Answer::Silent => {
+                    self.reports.put(Report::Silent(*index));
+                    return true;
+                }
+                Answer::NotYet => return true,
+            }
+            false
         });
+        let come = !home.is_empty();
         for (index, pair) in home {
             self.nic.returned(index, pair, &mut self.effects);
+        }
+        self.carry_out();
+        come
+    }
+
+    /// Gives pairs up whose workers do not answer.
+    fn give_up(&mut self) {
+        for (index, _) in self.recalls.extract_if(.., |(_, recall)| recall.is_silent()) {
+            self.nic.returned(index, None, &mut self.effects);
         }
         self.carry_out();
     }
@@ -393,6 +423,11 @@ impl Device {
         self.attention.as_fd()
     }
 
+    /// The same, to be kept.
+    pub(crate) fn attention(&self) -> &Arc<OwnedFd> {
+        &self.attention
+    }
+
     /// Obeys the driver's commands, a bounded number of them; then the next report, in the order
     /// they came.
     pub fn next_report(&mut self) -> Option<Report> {
@@ -444,8 +479,12 @@ impl Device {
 
     /// A command that waits for its translation is asked about again in a while, and not before.
     fn set_timer(&self) {
-        let due = self.nic.commands_due_in().and_then(|after| Timespec::try_from(after).ok());
-        if let (Some(timer), Some(it_value)) = (&self.timer, due) {
+        self.nic.commands_due_in().into_iter().for_each(|after| self.call_again(after));
+    }
+
+    /// Calls for attention in a while.
+    pub(crate) fn call_again(&self, after: Duration) {
+        if let (Some(timer), Ok(it_value)) = (&self.timer, Timespec::try_from(after)) {
             let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
             // A timer of our own takes any time that is one.
             let (Ok(_) | Err(_)) = timerfd_settime(timer, TimerfdTimerFlags::empty(), &once);

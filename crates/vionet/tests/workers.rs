@@ -35,7 +35,7 @@ use vionet_testkit::{Arrangement, Buffer, GuestRam, SplitDriver};
 const TX: QueueIndex = QueueIndex(1);
 const SIZE: u16 = 64;
 
-/// Counts frames; breaks at one that is 99 bytes long.
+/// Counts frames; breaks at one that is 99 bytes long, and takes 12 seconds for one of 98.
 struct Counter(Arc<AtomicU64>);
 
 impl Endpoint for Counter {
@@ -58,6 +58,9 @@ impl EndpointQueue for Counter {
     fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
         assert!(frames.frames().iter().all(|frame| frame.len != 99), "a planted defect");
         self.0.fetch_add(frames.frames().len() as u64, Ordering::SeqCst);
+        if frames.frames().iter().any(|frame| frame.len == 98) {
+            std::thread::sleep(Duration::from_secs(12));
+        }
         frames.sent(frames.frames().len());
         Ok(())
     }
@@ -220,6 +223,25 @@ fn a_defect_in_one_pair_leaves_the_others_on_its_thread_alone() {
     }
     assert!(guests[1].device.apply(Op::StopQueue(TX)).is_ok());
     assert!(guests[1].device.apply(Op::Reset).is_ok());
+}
+
+#[test]
+fn a_worker_that_does_not_answer_is_reported_and_waited_for_no_longer_than_10_seconds() {
+    let _alone = alone();
+    let mut guest = Guest::new(&Workers::default(), None);
+    guest.send(98);
+    guest.wait_for(1);
+    let start = Instant::now();
+    guest.device.apply(Op::StopQueue(TX)).unwrap();
+    let took = start.elapsed();
+    assert!((10..12).contains(&took.as_secs()), "{took:?}");
+    assert_eq!(guest.device.cursor(TX), None, "where it stands nobody knows");
+    assert_eq!(guest.next_report(), Report::Silent(PairIndex(0)));
+    guest.device.apply(Op::Reset).unwrap();
+    assert_eq!(guest.device.next_report(), None, "once is enough");
+    // The worker lives, and ends as it should.
+    drop(guest);
+    assert_eq!(threads("vionet-pair").len(), 0);
 }
 
 #[test]

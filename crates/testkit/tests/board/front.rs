@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use vionet::Report;
 use vionet::transport::{MmioNic, PciNic, Unsettled};
+use vionet::{OpError, Report};
 use vionet_raw::AddressSpace;
 use vionet_spec::{mmio, pci};
 
@@ -31,7 +31,10 @@ pub(crate) trait Front: Send + Sync {
     fn pause(&self) -> Result<(), Unsettled>;
     fn resume(&self) -> Result<(), Unsettled>;
     fn set_memory(&self, memory: Arc<AddressSpace>) -> Result<(), Unsettled>;
-    fn turn_link(&self, up: bool);
+    fn set_link(&self, up: bool) -> Result<(), OpError>;
+    fn turn_link(&self, up: bool) {
+        self.set_link(up).unwrap();
+    }
 }
 
 pub(crate) fn get(nic: &MmioNic, offset: u64) -> u32 {
@@ -128,8 +131,8 @@ impl Front for MmioNic {
     fn set_memory(&self, memory: Arc<AddressSpace>) -> Result<(), Unsettled> {
         Self::set_memory(self, memory)
     }
-    fn turn_link(&self, up: bool) {
-        Self::set_link(self, up).unwrap();
+    fn set_link(&self, up: bool) -> Result<(), OpError> {
+        Self::set_link(self, up)
     }
 }
 
@@ -207,7 +210,7 @@ impl Front for PciNic {
     fn set_memory(&self, memory: Arc<AddressSpace>) -> Result<(), Unsettled> {
         Self::set_memory(self, memory)
     }
-    fn turn_link(&self, up: bool) {
-        Self::set_link(self, up).unwrap();
+    fn set_link(&self, up: bool) -> Result<(), OpError> {
+        Self::set_link(self, up)
     }
 }

@@ -124,7 +124,7 @@ impl EndpointQueue for MirrorQueue {
         let mut held = self.0.held.lock().unwrap();
         self.0.waiting.fetch_add(u64::from(*held), Ordering::SeqCst);
         // Not for ever: a test that fails meanwhile must come to its end.
-        let most = Duration::from_secs(8);
+        let most = Duration::from_secs(20);
         held = self.0.let_go.wait_timeout_while(held, most, |held| *held).unwrap().0;
         drop(held);
         while let Some(frame) = frames.frames().first() {

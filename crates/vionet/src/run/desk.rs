@@ -48,7 +48,7 @@ pub(super) enum Mail {
     /// The pair is wanted back.
     Recall {
         place: usize,
-        answer: Sender<Box<QueuePair>>,
+        answer: Sender<Option<Box<QueuePair>>>,
         /// Whose bell to ring when it is on its way.
         bell: Option<ReportBox>,
     },
@@ -264,13 +264,10 @@ impl Desk {
                     self.wake(place, now());
                 }
                 Mail::Recall { place, answer, bell } => {
-                    match self.take(place) {
-                        // If nobody waits for it any more the pair ends here.
-                        Some(job) => drop(answer.send(job.unwatch(&self.epoll))),
-                        // By this the other side sees that there is none.
-                        None => drop(answer),
-                    }
-                    bell.iter().for_each(ReportBox::ring);
+                    let pair = self.take(place).map(|job| job.unwatch(&self.epoll));
+                    // If nobody waits for it any more the pair ends here.
+                    drop(answer.send(pair));
+                    bell.iter().for_each(ReportBox::answered);
                 }
                 Mail::Leave { place } => {
                     drop(self.take(place).map(|job| job.unwatch(&self.epoll)));

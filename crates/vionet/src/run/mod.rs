@@ -33,7 +33,7 @@ pub use hand::Hands;
 use hand::Spot;
 pub use herald::Herald;
 pub use report::Report;
-pub(crate) use report::ReportBox;
+pub(crate) use report::{Homecomings, ReportBox};
 
 /// The eventfds that kick a pair's receive and transmit queue.
 pub(crate) type Kicks = [Option<Arc<OwnedFd>>; 2];
@@ -226,43 +226,62 @@ impl Seat {
             }
             Self::Hand(spot) => {
                 // The receiver is right here.
-                spot.take().into_iter().for_each(|pair| drop(answer.send(pair)));
+                drop(answer.send(spot.take()));
                 None
             }
         };
-        Recall { thread, receiver, asked: clock(), late: LATE }
+        Recall { thread, receiver, asked: clock(), late: LATE, is_silent: false }
     }
 }
 
 /// A pair on its way home.
 pub(crate) struct Recall {
     thread: Option<Arc<Thread>>,
-    receiver: Receiver<Box<QueuePair>>,
+    receiver: Receiver<Option<Box<QueuePair>>>,
     asked: std::time::Instant,
     /// When, after it was asked for, the worker is next taken for stuck.
     late: Duration,
+    /// It has been said that the worker does not answer.
+    is_silent: bool,
+}
+
+/// What has come of a recall.
+pub(crate) enum Answer {
+    Home(Box<QueuePair>),
+    /// The worker has lost it, and has said so.
+    Lost,
+    /// The worker is not there any more.
+    Gone,
+    /// The worker is silent for longer than any step may take: said once.
+    Silent,
+    NotYet,
 }
 
 impl Recall {
-    /// Waits for the pair, not longer than this: `Some(None)` when the worker has lost it (it has
-    /// panicked) or does not answer at all.
-    pub(crate) fn wait(&mut self, patience: Duration) -> Option<Option<Box<QueuePair>>> {
+    /// Waits for the pair, not longer than this.
+    pub(crate) fn wait(&mut self, patience: Duration) -> Answer {
         match self.receiver.recv_timeout(patience.min(LATE)) {
-            Ok(pair) => return Some(Some(pair)),
-            Err(RecvTimeoutError::Disconnected) => return Some(None),
+            Ok(Some(pair)) => return Answer::Home(pair),
+            Ok(None) => return Answer::Lost,
+            Err(RecvTimeoutError::Disconnected) => return Answer::Gone,
             Err(RecvTimeoutError::Timeout) => {}
         }
         let waited = self.asked.elapsed();
-        if waited >= RECALL_MAX {
-            return Some(None);
-        }
         if waited >= self.late {
             // A descriptor we signal on may be full, and its other holder have made it
             // blocking: the call that waits for it is broken off.
             self.late = waited.saturating_add(LATE);
             self.thread.iter().for_each(|thread| thread.handle.interrupt());
         }
-        None
+        if waited >= RECALL_MAX && !self.is_silent {
+            self.is_silent = true;
+            return Answer::Silent;
+        }
+        Answer::NotYet
+    }
+
+    pub(crate) fn is_silent(&self) -> bool {
+        self.is_silent
     }
 }
 

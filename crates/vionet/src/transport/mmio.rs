@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use vionet_raw::AddressSpace;
 use vionet_spec::mmio;
@@ -10,13 +10,14 @@ use vionet_spec::pci::{ISR_CONFIG, ISR_QUEUE, TYPE_NET};
 
 use super::doorbell::Doorbells;
 use super::line::{Line, Wires};
-use super::plane::{Plane, Unsettled};
+use super::plane::Plane;
 use super::registers::{Area, Field, Half};
+use super::turns::{Turns, Unsettled};
 use super::{Lines, Wiring, WiringError};
 use crate::device::Device;
 use crate::nic::{Op, OpError, QueueIndex};
 use crate::pair::Limits;
-use crate::run::{Report, held};
+use crate::run::Report;
 use crate::snapshot::Snapshot;
 
 /// What `VendorID` reads: "vion", in little-endian order.
@@ -75,7 +76,7 @@ fn register(offset: u64) -> Option<Register> {
 ///
 /// Dropping it takes every pair back from its worker, ends the workers, and drops the endpoint.
 pub struct MmioNic {
-    plane: Mutex<Plane<Line>>,
+    plane: Turns<Line>,
     line: Arc<Line>,
     doorbells: Arc<Doorbells>,
 }
@@ -104,7 +105,7 @@ impl MmioNic {
         let line = Arc::new(Line::new(lines));
         let plane = Plane::new(device, wiring, Arc::clone(&line))?;
         let doorbells = Arc::clone(plane.doorbells());
-        Ok(Self { plane: Mutex::new(plane), line, doorbells })
+        Ok(Self { plane: Turns::new(plane), line, doorbells })
     }
 
     /// A read at `offset` of the window. What is no register reads 0, as does a control register
@@ -112,13 +113,13 @@ impl MmioNic {
     pub fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0);
         if let Some(offset) = offset.checked_sub(mmio::CONFIG) {
-            return held(&self.plane).read_config(offset, data);
+            return self.plane.read(|plane| plane.read_config(offset, data));
         }
         let Ok(data) = <&mut [u8; 4]>::try_from(data) else { return };
         let value = match register(offset) {
             Some(Register::Constant(value)) => value,
             Some(Register::Read(field) | Register::ReadWrite(field)) => {
-                held(&self.plane).read(field)
+                self.plane.read(|plane| plane.read(field))
             }
             Some(Register::InterruptStatus) => u32::from(self.line.reasons()),
             Some(Register::Write(_) | Register::Notify | Register::InterruptAck) | None => 0,
@@ -133,7 +134,7 @@ impl MmioNic {
         let value = u32::from_le_bytes(data);
         match register(offset) {
             Some(Register::Write(field) | Register::ReadWrite(field)) => {
-                held(&self.plane).write(field, value);
+                self.plane.write(|plane| plane.write(field, value));
             }
             Some(Register::Notify) => {
                 let (Some(()) | None) = self.doorbells.kick(value);
@@ -153,7 +154,7 @@ impl MmioNic {
     /// # Errors
     /// When a worker does not give its pair back within 11 seconds.
     pub fn reset(&self) -> Result<(), Unsettled> {
-        held(&self.plane).reset()
+        self.plane.settle(Plane::reset)
     }
 }
 

@@ -5,7 +5,8 @@
 //!                       |     \
 //!                       |      doorbell: an eventfd, no lock                     (doorbell.rs)
 //!                       v
-//!                     Plane, one lock           steps of the device, one by one  (plane.rs)
+//!                     Turns, one lock           who acts, and who waits          (turns.rs)
+//!                     Plane                     steps of the device, one by one  (plane.rs)
 //!                     Registers                 what registers mean              (registers.rs)
 //!                       |
 //!                     Device                    pairs, workers, endpoint
@@ -13,9 +14,10 @@
 //!    VMM: Lines <-- interrupt lines, MSI-X                                (line.rs, pci/msix.rs)
 //! ```
 //!
-//! An access never waits longer than 20 milliseconds for a worker. What takes longer goes on by
-//! itself, and shows in the registers when it is done: a driver polls for that (RST-03). A kick
-//! takes no lock. Accesses may come from any number of vCPUs at once.
+//! An access never waits longer than 20 milliseconds for a worker, whatever verbs of the embedder
+//! and other vCPUs are waiting for. What takes longer goes on by itself, and shows in the registers
+//! when it is done: a driver polls for that (RST-03). A kick takes no lock. Accesses may come from
+//! any number of vCPUs at once.
 
 mod doorbell;
 mod keeper;
@@ -24,6 +26,7 @@ mod mmio;
 mod pci;
 mod plane;
 mod registers;
+mod turns;
 
 use std::io;
 use std::sync::Arc;
@@ -33,7 +36,7 @@ use vionet_raw::AddressSpace;
 pub use keeper::Keeper;
 pub use mmio::MmioNic;
 pub use pci::{BarMove, PciNic};
-pub use plane::Unsettled;
+pub use turns::Unsettled;
 
 /// An MSI-X message: what is written, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

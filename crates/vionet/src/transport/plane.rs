@@ -1,10 +1,8 @@
 //! The control plane behind registers: a device, brought step by step to what they say.
 
 use std::collections::VecDeque;
-use std::fmt;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use vionet_raw::AddressSpace;
 use vionet_spec::feature::{Feature, FeatureBits};
@@ -16,39 +14,31 @@ use super::{Wiring, WiringError};
 use crate::device::Device;
 use crate::interrupt::Interrupt;
 use crate::nic::{Op, OpError, QueueIndex};
-use crate::run::{Report, clock};
+use crate::run::{LATE, Report};
 
 /// What registers carry and other fronts do not.
 const CARRIED: FeatureBits = FeatureBits::of(&[Feature::NOTIFICATION_DATA, Feature::SUSPEND]);
 
-/// How long an access waits for workers.
-const PATIENCE: Duration = Duration::from_millis(20);
-
-/// How long the embedder's own verbs wait: longer than a worker may take to answer.
-const SETTLE_MAX: Duration = Duration::from_secs(11);
-
 /// How many reports are kept for an embedder that does not ask for them.
 const REPORTS_MAX: usize = 64;
-
-/// A worker has not given back what it works on in time; it is tried on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unsettled;
-
-impl fmt::Display for Unsettled {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a worker of the device does not come to rest; ask again, or drop the device")
-    }
-}
-
-impl std::error::Error for Unsettled {}
 
 /// What the device is at.
 enum Doing {
     Step(Step),
     Commands,
+    /// What the embedder has asked for.
+    Asked,
 }
 
-/// A device and its registers; behind one lock.
+/// An operation of the embedder's that is no register's.
+enum Asked {
+    Nothing,
+    Wanted(Op),
+    Begun,
+    Done(Result<(), OpError>),
+}
+
+/// A device and its registers. Nothing here waits for a worker.
 pub(super) struct Plane<W> {
     device: Device,
     pub(super) registers: Registers,
@@ -59,6 +49,9 @@ pub(super) struct Plane<W> {
     /// An interrupt for the configuration came while the driver had suspended the device.
     config_due: bool,
     reports: VecDeque<Report>,
+    asked: Asked,
+    /// How often the device has come to be as everybody wants it.
+    rests: u64,
 }
 
 impl<W: Wires> Plane<W> {
@@ -78,6 +71,8 @@ impl<W: Wires> Plane<W> {
             commands_due: false,
             config_due: false,
             reports: VecDeque::new(),
+            asked: Asked::Nothing,
+            rests: 0,
         })
     }
 
@@ -97,52 +92,63 @@ impl<W: Wires> Plane<W> {
         }
     }
 
-    pub(super) fn read(&mut self, field: Field) -> u32 {
-        // Whoever waits for something looks here.
-        self.go_on(Duration::ZERO);
+    pub(super) fn read(&self, field: Field) -> u32 {
         self.registers.read(field, &self.seen())
     }
 
-    pub(super) fn read_config(&mut self, offset: u64, data: &mut [u8]) {
-        self.go_on(Duration::ZERO);
+    pub(super) fn read_config(&self, offset: u64, data: &mut [u8]) {
         self.registers.read_config(offset, data, &self.seen());
     }
 
     pub(super) fn write(&mut self, field: Field, value: u32) {
-        // What was begun before is given its time: not every driver polls for the end of a reset.
-        self.go_on(PATIENCE);
         let seen = self.seen();
         self.registers.write(field, value, &seen);
-        self.go_on(PATIENCE);
+        self.go_on();
     }
 
-    /// Brings the device nearer to what the registers say. Waits for workers, not longer than
-    /// `patience`.
-    fn go_on(&mut self, patience: Duration) {
-        let start = clock();
+    /// Brings the device nearer to what is wanted, up to where a worker has to answer first.
+    pub(super) fn go_on(&mut self) {
         loop {
             if let Some(doing) = self.doing.take() {
-                let left = patience.saturating_sub(start.elapsed());
-                let Some(result) = self.device.outcome(left) else {
+                let Some(result) = self.device.outcome() else {
                     self.doing = Some(doing);
+                    // One of the workers may be silent.
+                    self.hear();
                     break;
                 };
                 self.done(&doing, result);
             }
             self.hear();
-            let seen = self.seen();
-            if let Some(step) = self.registers.next_step(&seen) {
-                let op = self.op(step);
-                self.doing = Some(Doing::Step(step));
-                self.device.begin(op);
-            } else if std::mem::take(&mut self.commands_due) {
-                self.doing = Some(Doing::Commands);
-                self.device.begin(Op::Commands);
-            } else {
+            let Some((doing, op)) = self.next() else {
+                self.rests = self.rests.wrapping_add(1);
                 break;
-            }
+            };
+            self.doing = Some(doing);
+            self.device.begin(op);
         }
         self.tell_config();
+    }
+
+    fn next(&mut self) -> Option<(Doing, Op)> {
+        let seen = self.seen();
+        if let Some(step) = self.registers.next_step(&seen) {
+            return Some((Doing::Step(step), self.op(step)));
+        }
+        if let Asked::Wanted(_) = &self.asked
+            && let Asked::Wanted(op) = std::mem::replace(&mut self.asked, Asked::Begun)
+        {
+            return Some((Doing::Asked, op));
+        }
+        std::mem::take(&mut self.commands_due).then_some((Doing::Commands, Op::Commands))
+    }
+
+    /// Whether there is nothing to do; after [`Self::go_on`].
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.doing.is_none()
+    }
+
+    pub(super) fn rests(&self) -> u64 {
+        self.rests
     }
 
     fn op(&mut self, step: Step) -> Op {
@@ -172,7 +178,11 @@ impl<W: Wires> Plane<W> {
     fn done(&mut self, doing: &Doing, result: Result<(), OpError>) {
         // What was reported before belongs to the life that may just have ended.
         self.hear();
-        let Doing::Step(step) = doing else { return self.device.obeyed() };
+        let step = match doing {
+            Doing::Step(step) => step,
+            Doing::Commands => return self.device.obeyed(),
+            Doing::Asked => return self.asked = Asked::Done(result),
+        };
         let cursor = match step {
             Step::Stop(index) => self.device.cursor(*index),
             Step::Start { index: _, .. } => {
@@ -202,7 +212,8 @@ impl<W: Wires> Plane<W> {
                     self.tell(told);
                 }
                 Report::ConfigChanged => self.config_due = true,
-                Report::Host { .. } | Report::Endpoint(_) => {}
+                // The host's trouble is no reason to have the driver start afresh.
+                Report::Host { .. } | Report::Endpoint(_) | Report::Silent(_) => {}
             }
             if report != Report::ConfigChanged {
                 self.keep(report);
@@ -235,53 +246,63 @@ impl<W: Wires> Plane<W> {
     /// Obeys the driver's commands and goes on with what waits; then the next report.
     pub(super) fn tend(&mut self) -> Option<Report> {
         self.commands_due |= self.device.silence();
-        self.go_on(Duration::ZERO);
+        self.go_on();
+        self.look_again();
         self.reports.pop_front()
     }
 
-    pub(super) fn attention(&self) -> BorrowedFd<'_> {
-        self.device.reports()
+    /// Calls for attention in a while if a worker has to answer first: one that is stuck is to be
+    /// broken off, and one that is silent reported, whether the driver looks or not.
+    pub(super) fn look_again(&self) {
+        if self.doing.is_some() {
+            self.device.call_again(LATE);
+        }
     }
 
     pub(super) fn doorbell(&self, index: QueueIndex) -> Option<Arc<OwnedFd>> {
         self.doorbells.of(index).cloned()
     }
 
-    /// Goes on until there is nothing to do about the registers.
-    fn settle(&mut self) -> Result<(), Unsettled> {
-        self.go_on(SETTLE_MAX);
-        if self.doing.is_none() { Ok(()) } else { Err(Unsettled) }
-    }
-
-    pub(super) fn pause(&mut self) -> Result<(), Unsettled> {
+    pub(super) fn pause(&mut self) {
         self.registers.paused = true;
-        self.settle()
     }
 
-    pub(super) fn resume(&mut self) -> Result<(), Unsettled> {
+    pub(super) fn resume(&mut self) {
         self.registers.paused = false;
         self.registers.try_again();
-        self.settle()
     }
 
-    pub(super) fn reset(&mut self) -> Result<(), Unsettled> {
+    pub(super) fn reset(&mut self) {
         let seen = self.seen();
         self.registers.write(Field::Status, 0, &seen);
         self.registers.paused = false;
-        self.settle()
     }
 
-    pub(super) fn set_memory(&mut self, memory: Arc<AddressSpace>) -> Result<(), Unsettled> {
+    pub(super) fn set_memory(&mut self, memory: Arc<AddressSpace>) {
         self.registers.move_to(memory);
-        self.settle()
     }
 
-    /// An operation that is no register's: link, limits, announcement.
-    pub(super) fn apply(&mut self, op: Op) -> Result<(), OpError> {
-        self.settle().map_err(|Unsettled| OpError::Busy)?;
-        let result = self.device.apply(op);
-        self.go_on(Duration::ZERO);
-        result
+    /// Asks for an operation that is no register's: link, limits, announcement.
+    pub(super) fn ask(&mut self, op: Op) {
+        self.asked = Asked::Wanted(op);
+    }
+
+    /// How the operation asked for has ended, if it has.
+    pub(super) fn answer(&mut self) -> Option<Result<(), OpError>> {
+        if !matches!(self.asked, Asked::Done(_)) {
+            return None;
+        }
+        match std::mem::replace(&mut self.asked, Asked::Nothing) {
+            Asked::Done(result) => Some(result),
+            Asked::Nothing | Asked::Wanted(_) | Asked::Begun => None,
+        }
+    }
+
+    /// Takes back what was asked for, unless it was begun.
+    pub(super) fn unask(&mut self) {
+        if matches!(self.asked, Asked::Wanted(_)) {
+            self.asked = Asked::Nothing;
+        }
     }
 }
 
@@ -292,26 +313,26 @@ macro_rules! verbs {
             /// The eventfd of a queue's kicks: for an ioeventfd, or a loop of one's own.
             #[must_use]
             pub fn doorbell(&self, index: QueueIndex) -> Option<Arc<OwnedFd>> {
-                held(&self.plane).doorbell(index)
+                self.plane.look(|plane| plane.doorbell(index))
             }
 
             /// How many queues the device has.
             #[must_use]
             pub fn queues(&self) -> u16 {
-                held(&self.plane).registers.queue_count()
+                self.plane.look(|plane| plane.registers.queue_count())
             }
 
             /// Calls `see` with the descriptor that is readable when [`Self::tend`] is to be
             /// called: the driver has sent commands, a worker has something to say, or a step that
             /// an access did not wait for can go on.
             pub fn with_attention<R>(&self, see: impl FnOnce(BorrowedFd<'_>) -> R) -> R {
-                see(held(&self.plane).attention())
+                see(self.plane.attention())
             }
 
             /// Does what waits, without waiting; then the next report, if there is one. Call it
             /// until there is none.
             pub fn tend(&self) -> Option<Report> {
-                held(&self.plane).tend()
+                self.plane.look(Plane::tend)
             }
 
             /// A thread that tends the NIC, and calls `tell` with each report. It may be dropped
@@ -335,7 +356,7 @@ macro_rules! verbs {
             /// # Errors
             /// When a worker does not give its pair back within 11 seconds.
             pub fn pause(&self) -> Result<(), Unsettled> {
-                held(&self.plane).pause()
+                self.plane.settle(Plane::pause)
             }
 
             /// Starts every queue where [`Self::pause`] has stopped it, and tries those again that
@@ -344,7 +365,7 @@ macro_rules! verbs {
             /// # Errors
             /// As for [`Self::pause`].
             pub fn resume(&self) -> Result<(), Unsettled> {
-                held(&self.plane).resume()
+                self.plane.settle(Plane::resume)
             }
 
             /// Gives every queue other memory, more or less of it than before. When this returns
@@ -353,39 +374,41 @@ macro_rules! verbs {
             /// # Errors
             /// As for [`Self::pause`].
             pub fn set_memory(&self, memory: Arc<AddressSpace>) -> Result<(), Unsettled> {
-                held(&self.plane).set_memory(memory)
+                self.plane.settle(|plane| plane.set_memory(memory))
             }
 
             /// The link is up, or down: the driver is told.
             ///
             /// # Errors
-            /// When the operation before is not done yet.
+            /// [`OpError::Busy`] when a worker keeps it from being done within 11 seconds: it
+            /// is not done then, or later if it was begun.
             pub fn set_link(&self, up: bool) -> Result<(), OpError> {
-                held(&self.plane).apply(Op::SetLink(up))
+                self.plane.perform(Op::SetLink(up))
             }
 
             /// Holds the guest to these rates, or to none.
             ///
             /// # Errors
-            /// When the operation before is not done yet.
+            /// [`OpError::Busy`] when a worker keeps it from being done within 11 seconds: it
+            /// is not done then, or later if it was begun.
             pub fn set_limits(&self, limits: Option<Limits>) -> Result<(), OpError> {
-                held(&self.plane).apply(Op::SetLimits(limits))
+                self.plane.perform(Op::SetLimits(limits))
             }
 
             /// Has the guest's addresses made known, as after a migration.
             ///
             /// # Errors
-            /// When the operation before is not done yet.
+            /// [`OpError::Busy`] when a worker keeps it from being done within 11 seconds: it
+            /// is not done then, or later if it was begun.
             pub fn announce(&self) -> Result<(), OpError> {
-                let mut plane = held(&self.plane);
-                let mac = plane.device().mac();
-                plane.apply(Op::Announce(mac))
+                let mac = self.plane.look(|plane| plane.device().mac());
+                self.plane.perform(Op::Announce(mac))
             }
 
             /// The device as it is now: for people who look.
             #[must_use]
             pub fn snapshot(&self) -> Snapshot {
-                held(&self.plane).device().snapshot()
+                self.plane.look(|plane| plane.device().snapshot())
             }
         }
     };

@@ -263,7 +263,9 @@ fn default_mac(args: &NicArgs) -> Mac {
 fn tell(event: &Event) {
     match event {
         Event::Message { .. } => debug!("{event}"),
-        Event::ProtocolError(_) | Event::WorkerLost(_) => error!("{event}"),
+        Event::ProtocolError(_) | Event::WorkerLost(_) | Event::WorkerSilent(_) => {
+            error!("{event}");
+        }
         Event::MessageRefused { .. }
         | Event::QueueFault { .. }
         | Event::HostFault { .. }

@@ -12,7 +12,8 @@ use vionet_raw::AddressSpace;
 use vionet_spec::pci::{COMMON_LEN, NO_VECTOR, VECTORS_MAX};
 
 use super::doorbell::Doorbells;
-use super::plane::{Plane, Unsettled};
+use super::plane::Plane;
+use super::turns::{Turns, Unsettled};
 use super::{Wiring, WiringError};
 use crate::device::Device;
 use crate::nic::{Op, OpError, QueueIndex};
@@ -36,7 +37,7 @@ pub struct BarMove {
 ///
 /// Dropping it takes every pair back from its worker, ends the workers, and drops the endpoint.
 pub struct PciNic {
-    plane: Mutex<Plane<Vectors>>,
+    plane: Turns<Vectors>,
     config: Mutex<Config>,
     vectors: Arc<Vectors>,
     doorbells: Arc<Doorbells>,
@@ -60,7 +61,7 @@ impl PciNic {
         let plane = Plane::new(device, wiring, Arc::clone(&vectors))?;
         let doorbells = Arc::clone(plane.doorbells());
         let config = Mutex::new(Config::new(count, queues));
-        Ok(Self { plane: Mutex::new(plane), config, vectors, doorbells, queues })
+        Ok(Self { plane: Turns::new(plane), config, vectors, doorbells, queues })
     }
 
     /// How many MSI-X vectors there are: one for each queue, one for the configuration.
@@ -159,13 +160,13 @@ impl PciNic {
         data.fill(0);
         let Some((structure, at)) = accessed(bar, offset, data.len()) else { return };
         match structure {
-            Structure::Common => self.read_common(at, data),
+            Structure::Common => self.plane.read(|plane| self.read_common(plane, at, data)),
             Structure::Isr if at == 0 => {
                 if let Some(first) = data.first_mut() {
                     *first = self.vectors.take_reasons();
                 }
             }
-            Structure::Device => held(&self.plane).read_config(at, data),
+            Structure::Device => self.plane.read(|plane| plane.read_config(at, data)),
             Structure::Isr | Structure::Notify => {}
             Structure::Table => read_words(at, data, |word| self.vectors.read_table(word)),
             Structure::Pending => read_words(at, data, |word| self.vectors.read_pending(word)),
@@ -176,7 +177,7 @@ impl PciNic {
     pub fn write_bar(&self, bar: u8, offset: u64, data: &[u8]) {
         let Some((structure, at)) = accessed(bar, offset, data.len()) else { return };
         match structure {
-            Structure::Common => self.write_common(at, data),
+            Structure::Common => self.plane.write(|plane| self.write_common(plane, at, data)),
             Structure::Notify => self.kick(at, data),
             Structure::Table => {
                 for (word, value) in words(at, data) {
@@ -188,8 +189,7 @@ impl PciNic {
         }
     }
 
-    fn read_common(&self, at: u64, data: &mut [u8]) {
-        let mut plane = held(&self.plane);
+    fn read_common(&self, plane: &Plane<Vectors>, at: u64, data: &mut [u8]) {
         for (start, len, register) in rows(at, data.len(), overlaps) {
             let value = match register {
                 Register::Common(field) => plane.read(field),
@@ -214,8 +214,7 @@ impl PciNic {
     }
 
     /// Registers of which every byte is written; part of one is ignored (PCIL-03).
-    fn write_common(&self, at: u64, data: &[u8]) {
-        let mut plane = held(&self.plane);
+    fn write_common(&self, plane: &mut Plane<Vectors>, at: u64, data: &[u8]) {
         for (start, len, register) in rows(at, data.len(), covers) {
             let skip = start.checked_sub(at).and_then(|skip| usize::try_from(skip).ok());
             let len = usize::try_from(len).unwrap_or(usize::MAX);
@@ -255,7 +254,7 @@ impl PciNic {
     /// # Errors
     /// When a worker does not give its pair back within 11 seconds.
     pub fn reset(&self) -> Result<(), Unsettled> {
-        held(&self.plane).reset()?;
+        self.plane.settle(Plane::reset)?;
         *held(&self.config) = Config::new(self.vectors(), self.queues);
         self.vectors.power_on();
         Ok(())
