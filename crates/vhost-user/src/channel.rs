@@ -9,8 +9,8 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendFlags, recvmsg, sendmsg,
 };
+use vionet_socket::descriptor::check_no_socket;
 
-use crate::descriptor::check_no_socket;
 use crate::event::ProtocolError;
 use crate::message::{HEADER_LEN, Header, Message, PAYLOAD_MAX};
 

@@ -5,6 +5,7 @@ use std::{fmt, io};
 use vionet::endpoint::{EndpointFault, OpenError};
 use vionet::{OpError, PairFault, PairIndex, QueueIndex};
 use vionet_raw::MapError;
+use vionet_socket::DescriptorError;
 use vionet_spec::feature::FeatureBits;
 
 /// Something that happened, in order.
@@ -127,14 +128,8 @@ pub enum ProtocolError {
     NotServed,
     /// The connection ended inside a message.
     CutOff,
-    /// A descriptor that cannot be used.
-    Descriptor(io::Error),
-    /// A message brought a socket, as none does.
-    SocketBrought,
-    /// A ring is kicked and signalled by eventfds only.
-    NotAnEventfd,
-    /// Guest memory is a file that can be mapped.
-    NotMemory,
+    /// A descriptor that is not let in.
+    Descriptor(DescriptorError),
     /// The front-end has stopped in the middle of a message.
     Stalled,
     /// The payload is not what the message needs.
@@ -178,12 +173,7 @@ impl fmt::Display for ProtocolError {
             Self::Unknown(id) => write!(f, "message {id} is not known"),
             Self::NotServed => f.write_str("it belongs to a feature that is not offered"),
             Self::CutOff => f.write_str("the connection was closed in the middle of a message"),
-            Self::Descriptor(error) => write!(f, "the descriptor cannot be used: {error}"),
-            Self::SocketBrought => f.write_str("it brought a socket, as no message does"),
-            Self::NotAnEventfd => {
-                f.write_str("the descriptor is no eventfd; rings are kicked and signalled by these")
-            }
-            Self::NotMemory => f.write_str("the descriptor is no memory file; share a memfd"),
+            Self::Descriptor(error) => write!(f, "{error}"),
             Self::Stalled => f.write_str("a message was begun and not ended in time"),
             Self::Payload => f.write_str("the payload has not the shape of this message"),
             Self::NotOffered(bits) => write!(f, "bits {bits:#x} were not offered"),
@@ -204,3 +194,9 @@ impl fmt::Display for ProtocolError {
 }
 
 impl std::error::Error for ProtocolError {}
+
+impl From<DescriptorError> for ProtocolError {
+    fn from(error: DescriptorError) -> Self {
+        Self::Descriptor(error)
+    }
+}

@@ -9,9 +9,9 @@
 //!
 //! A front-end is trusted with its own memory and with nothing else: a malformed message ends its
 //! connection, and the process goes on listening. What it hands over is one kind of descriptor per
-//! kind of message (`descriptor`), and nothing that it still holds the other end of is waited for:
+//! kind of message, and nothing that it still holds the other end of is waited for:
 //! workers are interrupted, error descriptors are signalled on the side (`Herald`), and a message
-//! that has been begun must be ended in time (`patience`).
+//! that has been begun must be ended in time.
 #![forbid(unsafe_code)]
 #![cfg_attr(
     test,
@@ -25,18 +25,14 @@
 
 mod backchannel;
 mod channel;
-mod descriptor;
 mod event;
-mod listen;
 mod memory;
 mod message;
-mod patience;
 mod rings;
 mod server;
 mod session;
 mod visit;
 
 pub use event::{Event, ProtocolError};
-pub use listen::{Made, listen_at};
 pub use server::{End, Limits, ServeError, Server};
 pub use visit::Door;

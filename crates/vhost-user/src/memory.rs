@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use vionet_raw::host::mmap::{Mapping, identity};
 use vionet_raw::{AddressSpace, GuestAddr, MemoryMap, Region, UserAddr};
+use vionet_socket::descriptor::check_memory;
 
-use crate::descriptor::check_memory;
 use crate::event::ProtocolError;
 use crate::message::RegionSpec;
 

@@ -27,9 +27,9 @@ use std::sync::Arc;
 use vionet::{Device, Herald, Interrupt, Op, OpError, QueueIndex, Report};
 use vionet_queue::{Cursor, Format, QueueSetup};
 use vionet_raw::{AddressSpace, GuestAddr, MemoryMap, UserAddr};
+use vionet_socket::descriptor;
 use vionet_spec::ring::{IDX_OFFSET, SIZE_MAX};
 
-use crate::descriptor;
 use crate::event::{Event, ProtocolError};
 use crate::message::{RingAddresses, RingNumber};
 

@@ -3,16 +3,15 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::Timespec;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with};
 use vionet::Device;
+use vionet_socket::{ListenError, Source, wait};
 
 use crate::event::{Event, ProtocolError};
-use crate::listen::{Made, listen_at};
 use crate::session::{Session, State};
 use crate::visit::{Door, Visits};
 
@@ -32,16 +31,8 @@ pub enum End {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// Another process listens there.
-    Taken(PathBuf),
-    /// Something that is no socket is there.
-    NotASocket(PathBuf),
-    /// This user may not make a socket there.
-    Denied(PathBuf),
-    /// The socket cannot be made.
-    Bind(PathBuf, io::Error),
-    /// The descriptor is no socket to serve on.
-    Descriptor(io::Error),
+    /// There is no socket to serve on.
+    Listen(ListenError),
     /// Waiting or accepting failed.
     Wait(io::Error),
     /// The only front-end broke the protocol.
@@ -51,32 +42,7 @@ pub enum ServeError {
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Taken(path) => write!(
-                f,
-                "{}: another process listens there; end it, or choose another path",
-                path.display()
-            ),
-            Self::NotASocket(path) => write!(
-                f,
-                "{}: a file that is no socket is in the way; remove it, or choose another path",
-                path.display()
-            ),
-            Self::Denied(path) => write!(
-                f,
-                "{}: permission denied; choose a directory of yours, for example $XDG_RUNTIME_DIR",
-                path.display()
-            ),
-            Self::Bind(path, cause) => write!(
-                f,
-                "{}: no socket can be made there: {cause}; choose another path, in a directory \
-                 that exists",
-                path.display()
-            ),
-            Self::Descriptor(cause) => write!(
-                f,
-                "the descriptor is no socket to serve on: {cause}; pass a Unix stream socket, \
-                 listening or connected"
-            ),
+            Self::Listen(error) => write!(f, "{error}"),
             Self::Wait(cause) => write!(f, "waiting for a front-end failed: {cause}"),
             Self::Protocol(error) => write!(f, "the front-end broke the protocol: {error}"),
         }
@@ -101,17 +67,8 @@ impl Default for Limits {
     }
 }
 
-enum Source {
-    Listener(OwnedFd),
-    /// A connected socket, until it is served.
-    Connected(Option<OwnedFd>),
-}
-
 /// Serves a device to front-ends, one after the other.
 pub struct Server {
-    /// The socket's file, if it was made here. It goes first: where there is a path, somebody
-    /// listens.
-    _made: Option<Made>,
     source: Source,
     one_off: bool,
     limits: Limits,
@@ -125,12 +82,11 @@ impl Server {
     /// # Errors
     /// When the path is taken or cannot be used.
     pub fn bind(path: &Path) -> Result<Self, ServeError> {
-        let (socket, made) = listen_at(path)?;
-        Ok(Self { _made: Some(made), ..Self::on(Source::Listener(socket)) })
+        Source::bind(path).map(Self::on).map_err(ServeError::Listen)
     }
 
     fn on(source: Source) -> Self {
-        Self { source, _made: None, one_off: false, limits: Limits::default(), visits: None }
+        Self { source, one_off: false, limits: Limits::default(), visits: None }
     }
 
     /// Serves on an inherited socket, listening or connected (VU-PRG-03). A connected one is
@@ -139,20 +95,7 @@ impl Server {
     /// # Errors
     /// When it is no stream socket.
     pub fn from_fd(fd: OwnedFd) -> Result<Self, ServeError> {
-        let fail = |errno: Errno| ServeError::Descriptor(errno.into());
-        let kind = rustix::net::sockopt::socket_type(&fd).map_err(fail)?;
-        // Only sockets of this kind bring descriptors along.
-        let domain = rustix::net::sockopt::socket_domain(&fd).map_err(fail)?;
-        if (domain, kind) != (AddressFamily::UNIX, SocketType::STREAM) {
-            return Err(fail(Errno::PROTOTYPE));
-        }
-        let source = if rustix::net::sockopt::socket_acceptconn(&fd).map_err(fail)? {
-            rustix::io::ioctl_fionbio(&fd, true).map_err(fail)?;
-            Source::Listener(fd)
-        } else {
-            Source::Connected(Some(fd))
-        };
-        Ok(Self::on(source))
+        Source::from_fd(fd).map(Self::on).map_err(ServeError::Listen)
     }
 
     /// The same server, but it ends when its first front-end goes away.
@@ -209,10 +152,7 @@ impl Server {
             let mut session = Session::new(socket, device, self.limits);
             let ended = self.serve(&mut session, device, stop, events);
             let spoken = session.end(device, events);
-            let last = match self.source {
-                Source::Connected(_) => true,
-                Source::Listener(_) => self.one_off && spoken,
-            };
+            let last = self.source.listener().is_none() || self.one_off && spoken;
             match ended? {
                 Ended::Stopped => return Ok(End::Stopped),
                 Ended::Gone if last => return Ok(End::FrontEndGone),
@@ -231,14 +171,13 @@ impl Server {
         stop: BorrowedFd<'_>,
         events: &mut dyn FnMut(Event),
     ) -> Result<Option<OwnedFd>, ServeError> {
-        let listener = match &mut self.source {
-            Source::Connected(socket) => return Ok(socket.take()),
-            Source::Listener(listener) => listener,
-        };
+        let connected = self.source.connected();
+        let Some(listener) = self.source.listener() else { return Ok(connected) };
         let mut told = false;
         loop {
             let bell = self.visits.as_ref().map_or(stop, Visits::bell);
-            let [stopped, knocked, visited] = wait([stop, listener.as_fd(), bell], None)?;
+            let [stopped, knocked, visited] =
+                wait([stop, listener, bell], None).map_err(ServeError::Wait)?;
             if stopped {
                 return Ok(None);
             }
@@ -248,7 +187,7 @@ impl Server {
             if !knocked {
                 continue;
             }
-            match accept(listener) {
+            match self.source.accept() {
                 Ok(Some(socket)) => return Ok(Some(socket)),
                 Ok(None) => {}
                 // Others may let go of what is missing here: the front-end waits as long.
@@ -257,12 +196,12 @@ impl Server {
                         events(Event::NoRoom(errno.into()));
                     }
                     told = true;
-                    let [stopped] = wait([stop], Some(&PAUSE))?;
+                    let [stopped] = wait([stop], Some(&PAUSE)).map_err(ServeError::Wait)?;
                     if stopped {
                         return Ok(None);
                     }
                 }
-                Err(errno) => return Err(wait_failed(errno)),
+                Err(errno) => return Err(ServeError::Wait(errno.into())),
             }
         }
     }
@@ -274,16 +213,14 @@ impl Server {
         stop: BorrowedFd<'_>,
         events: &mut dyn FnMut(Event),
     ) -> Result<Ended, ServeError> {
-        let mut listener = match &self.source {
-            Source::Listener(listener) => Some(listener),
-            Source::Connected(_) => None,
-        };
+        let mut listener = self.source.listener();
         loop {
-            let watched = listener.map_or(stop, AsFd::as_fd);
+            let watched = listener.unwrap_or(stop);
             let stalled = session.stalled().unwrap_or(stop);
             let bell = self.visits.as_ref().map_or(stop, Visits::bell);
             let fds = [stop, session.as_fd(), device.reports(), stalled, watched, bell];
-            let [stopped, readable, reported, stalled, knocked, visited] = wait(fds, None)?;
+            let [stopped, readable, reported, stalled, knocked, visited] =
+                wait(fds, None).map_err(ServeError::Wait)?;
             if stopped {
                 return Ok(Ended::Stopped);
             }
@@ -304,12 +241,8 @@ impl Server {
             }
             // Not while there is something to read: a front-end that has gone makes room for the
             // one that knocks; also one that has left us its own end of the connection.
-            if knocked
-                && !readable
-                && !session.let_go_of_backchannel()
-                && let Some(door) = listener
-            {
-                match accept(door) {
+            if knocked && !readable && !session.let_go_of_backchannel() && listener.is_some() {
+                match self.source.accept() {
                     Ok(Some(_closed)) => events(Event::TurnedAway),
                     Ok(None) => {}
                     // No descriptor left to turn it away with: it waits until this one is gone.
@@ -324,29 +257,4 @@ enum Ended {
     Stopped,
     Gone,
     Broken(ProtocolError),
-}
-
-/// The connection that knocks; `None` when it has gone again.
-fn accept(listener: &OwnedFd) -> Result<Option<OwnedFd>, Errno> {
-    match accept_with(listener, SocketFlags::CLOEXEC) {
-        Ok(socket) => Ok(Some(socket)),
-        Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => Ok(None),
-        Err(errno) => Err(errno),
-    }
-}
-
-fn wait_failed(errno: Errno) -> ServeError {
-    ServeError::Wait(errno.into())
-}
-
-/// Waits until one of the descriptors has something to read or has ended, or the time is over.
-fn wait<const N: usize>(
-    fds: [BorrowedFd<'_>; N],
-    time: Option<&Timespec>,
-) -> Result<[bool; N], ServeError> {
-    let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
-    match poll(&mut polled, time) {
-        Ok(_) | Err(Errno::INTR) => Ok(polled.map(|fd| !fd.revents().is_empty())),
-        Err(errno) => Err(wait_failed(errno)),
-    }
 }

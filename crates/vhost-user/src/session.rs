@@ -12,6 +12,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use vionet::{Device, Op, OpError};
+use vionet_socket::Patience;
 use vionet_spec::feature::{Feature, FeatureBits};
 use vionet_spec::net::MTU_MIN;
 use vionet_spec::status::{DEVICE_NEEDS_RESET, DRIVER_OK};
@@ -23,7 +24,6 @@ use crate::memory::{SLOTS, Table};
 use crate::message::{
     ConfigRange, Message, RegionSpec, Request, RingAddresses, RingNumber, number, reply,
 };
-use crate::patience::Patience;
 use crate::rings::{Events, RingFd, Rings};
 use crate::server::Limits;
 
@@ -126,7 +126,7 @@ impl Session {
                 Incoming::Closed => return Ok(State::Closed),
             }
         }
-        self.patience.watch(self.channel.half_said())?;
+        self.patience.watch(self.channel.half_said()).map_err(ProtocolError::Socket)?;
         Ok(State::Open)
     }
 

@@ -22,6 +22,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 
 use bench::guest::Guest;
 use bench::{Back, Place};
+use vionet_socket::ListenError;
 use vionet_vhost_user::{End, ServeError, Server};
 
 #[test]
@@ -86,10 +87,13 @@ fn a_stale_socket_is_replaced_and_a_live_one_respected() {
     drop(UnixListener::bind(place.path()).unwrap());
     assert!(place.path().exists());
     let first = Server::bind(place.path()).unwrap();
-    assert!(matches!(Server::bind(place.path()), Err(ServeError::Taken(_))));
+    assert!(matches!(Server::bind(place.path()), Err(ServeError::Listen(ListenError::Taken(_)))));
     drop(first);
     std::fs::write(place.path(), "a file").unwrap();
-    assert!(matches!(Server::bind(place.path()), Err(ServeError::NotASocket(_))));
+    assert!(matches!(
+        Server::bind(place.path()),
+        Err(ServeError::Listen(ListenError::NotASocket(_)))
+    ));
     assert!(place.path().exists());
 }
 
@@ -117,7 +121,7 @@ fn a_folder_that_is_not_there_is_named() {
 fn a_socket_of_another_kind_is_somebodys() {
     let place = Place::new("datagram");
     let other = std::os::unix::net::UnixDatagram::bind(place.path()).unwrap();
-    assert!(matches!(Server::bind(place.path()), Err(ServeError::Taken(_))));
+    assert!(matches!(Server::bind(place.path()), Err(ServeError::Listen(ListenError::Taken(_)))));
     drop(other);
     assert!(Server::bind(place.path()).is_ok(), "nobody listens there any more");
 }
@@ -165,7 +169,9 @@ fn of_many_that_start_at_one_path_one_serves() {
             .collect();
         let results: Vec<_> = starters.into_iter().map(|thread| thread.join().unwrap()).collect();
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
-        let taken = |result: &&Result<_, _>| matches!(result, Err(ServeError::Taken(_)));
+        let taken = |result: &&Result<_, _>| {
+            matches!(result, Err(ServeError::Listen(ListenError::Taken(_))))
+        };
         assert_eq!(results.iter().filter(taken).count(), 7);
         assert!(UnixStream::connect(place.path()).is_ok(), "the one that serves has the path");
         drop(results);
@@ -206,7 +212,10 @@ fn an_inherited_socket_is_told_apart() {
     drop(front);
     assert_eq!(back.end().unwrap(), End::FrontEndGone);
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    assert!(matches!(Server::from_fd(tcp.into()), Err(ServeError::Descriptor(_))));
+    assert!(matches!(
+        Server::from_fd(tcp.into()),
+        Err(ServeError::Listen(ListenError::Descriptor(_)))
+    ));
     let datagram = std::os::unix::net::UnixDatagram::unbound().unwrap();
     assert!(Server::from_fd(datagram.into()).is_err());
 }

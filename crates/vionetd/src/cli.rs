@@ -13,7 +13,7 @@ mod policy;
 
 pub use policy::{GroupSpec, GuardRule, LeaseSpec, RateSpec, guard, limit};
 
-/// Network devices for virtual machines, over vhost-user, without root.
+/// Network devices for virtual machines, over vhost-user or vfio-user, without root.
 #[derive(Debug, Parser)]
 #[command(name = "vionet", version, about, propagate_version = true, after_help = EXAMPLES)]
 pub struct Cli {
@@ -28,6 +28,7 @@ Examples:
   vionet serve --socket-path vm0.sock             a guest online, nothing else needed
   vionet serve --socket-path vm0.sock -t 2222:22  and ssh -p 2222 localhost into it
   vionet serve --socket-path vm0.sock --endpoint tap:tap0
+  vionet serve --vfio-user vm0.sock               the same as a whole PCI function
   vionet bench --socket vm0.sock                  how fast a back-end is
   vionet doctor                                   what works on this machine
 
@@ -37,7 +38,7 @@ Exit codes: 0 ok, 1 failure while running, 2 usage, 3 bad configuration,
 /// What the program does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Serve network devices over vhost-user
+    /// Serve network devices over vhost-user or vfio-user
     Serve(Box<ServeArgs>),
     /// Show the whole path working, with a built-in guest or a real one
     Demo(DemoArgs),
@@ -89,12 +90,15 @@ pub struct ServeArgs {
 /// What one network device is to be.
 #[derive(Clone, Debug, Args)]
 pub struct NicArgs {
-    /// Listen on this Unix socket
-    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    /// Listen on this Unix socket, for vhost-user
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["fd", "vfio_user"])]
     pub socket_path: Option<PathBuf>,
-    /// Use this inherited socket, connected or listening
-    #[arg(long, value_name = "N")]
+    /// Use this inherited socket, connected or listening, for vhost-user
+    #[arg(long, value_name = "N", conflicts_with = "vfio_user")]
     pub fd: Option<i32>,
+    /// Listen on this Unix socket, for vfio-user: the VMM gets a whole PCI function
+    #[arg(long, value_name = "PATH")]
+    pub vfio_user: Option<PathBuf>,
     /// The host side: user, tap:NAME, tap-fd:N, switch:NAME, null, echo, flood:SIZE
     #[arg(long, value_name = "ENDPOINT", default_value = "user")]
     pub endpoint: EndpointSpec,
@@ -153,6 +157,14 @@ pub struct NicArgs {
     pub dns: Vec<SocketAddr>,
 }
 
+impl NicArgs {
+    /// Whether it says where a VMM is to be met.
+    #[must_use]
+    pub fn has_socket(&self) -> bool {
+        self.socket_path.is_some() || self.fd.is_some() || self.vfio_user.is_some()
+    }
+}
+
 /// One of several devices: `socket-path=a.sock,endpoint=switch:lan`.
 #[derive(Clone, Debug)]
 pub struct NicSpec(pub NicArgs);
@@ -176,8 +188,8 @@ impl FromStr for NicSpec {
             let line = text.lines().next().unwrap_or_default();
             line.trim_start_matches("error: ").replace("--", "")
         })?;
-        if one.nic.socket_path.is_none() && one.nic.fd.is_none() {
-            return Err("give it a socket: socket-path=PATH or fd=N".to_owned());
+        if !one.nic.has_socket() {
+            return Err("give it a socket: socket-path=PATH, fd=N or vfio-user=PATH".to_owned());
         }
         one.limit_group.dedup();
         Ok(Self(NicArgs { groups: one.limit_group, ..one.nic }))
@@ -207,6 +219,10 @@ Examples:
                --nic socket-path=b.sock,endpoint=switch:lan
       two guests on one switch; a key given twice counts twice, as in
       tcp-ports=2222:22,tcp-ports=8080
+  vionet serve --vfio-user vm0.sock --queues 4 --endpoint tap:tap0
+      a whole PCI function over vfio-user, for QEMU 10.1 or newer: the guest also has RSS,
+      coalescing, filters and statistics, which vhost-user has the VMM answer for;
+      one of several: --nic vfio-user=vm0.sock,queues=4
   vionet serve --limit-group tenant,tx=1G,rx=1G,rx=200kpps \\
                --nic socket-path=a.sock,limit-group=tenant \\
                --nic socket-path=b.sock,limit-group=tenant,limit-tx=300M
@@ -565,7 +581,7 @@ fn dns_server(text: &str) -> Result<SocketAddr, String> {
 pub fn with_command(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut all: Vec<OsString> = arguments.into_iter().collect();
     let first = all.get(1).map(|first| first.to_string_lossy().into_owned()).unwrap_or_default();
-    let bare = ["--socket-path", "--fd", "--print-capabilities"];
+    let bare = ["--socket-path", "--fd", "--vfio-user", "--print-capabilities"];
     if bare.iter().any(|option| first.split('=').next() == Some(option)) {
         all.insert(1, "serve".into());
     }
@@ -588,7 +604,7 @@ mod tests {
 
     #[test]
     fn a_management_program_may_leave_out_the_command() {
-        for word in ["--socket-path=x.sock", "--fd=3", "--print-capabilities"] {
+        for word in ["--socket-path=x.sock", "--fd=3", "--print-capabilities", "--vfio-user=x"] {
             assert!(matches!(parse(&["vionet", word]).unwrap().command, Command::Serve(_)));
         }
     }
@@ -596,7 +612,10 @@ mod tests {
     #[test]
     fn socket_and_descriptor_exclude_each_other_for_each_device() {
         assert!(parse(&["vionet", "serve", "--socket-path", "x", "--fd", "3"]).is_err());
-        assert!("socket-path=x,fd=3".parse::<NicSpec>().is_err());
+        for two in ["socket-path=x,fd=3", "socket-path=x,vfio-user=y", "vfio-user=x,fd=3"] {
+            assert!(two.parse::<NicSpec>().is_err(), "{two}");
+        }
+        assert!("vfio-user=x".parse::<NicSpec>().is_ok());
         assert!("endpoint=null".parse::<NicSpec>().is_err());
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   vionetd
-//!     vhost-user   endpoint   user   driver       the outsides
+//!     vhost-user   vfio-user   endpoint   user   driver       the outsides
 //!            vionet                               the device
 //!         queue    frame                          rings | what is in a frame
 //!         raw      spec                           all unsafe | all numbers
@@ -19,7 +19,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("vionet", &["vionet-frame", "vionet-queue", "vionet-raw", "vionet-spec"]),
     ("endpoint", &["vionet", "vionet-frame", "vionet-raw", "vionet-spec"]),
     ("user", &["vionet", "vionet-frame", "vionet-raw", "vionet-spec"]),
-    ("vhost-user", &["vionet", "vionet-queue", "vionet-raw", "vionet-spec"]),
+    ("socket", &[]),
+    ("vhost-user", &["vionet", "vionet-queue", "vionet-raw", "vionet-socket", "vionet-spec"]),
+    ("vfio-user", &["vionet", "vionet-raw", "vionet-socket"]),
     ("driver", &["vionet-frame", "vionet-raw", "vionet-spec"]),
     ("testkit", &["vionet", "vionet-queue", "vionet-raw", "vionet-spec"]),
 ];

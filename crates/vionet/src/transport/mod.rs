@@ -99,6 +99,12 @@ impl core::fmt::Debug for Wiring {
 #[derive(Debug)]
 pub struct WiringError(io::Error);
 
+impl From<io::Error> for WiringError {
+    fn from(error: io::Error) -> Self {
+        Self(error)
+    }
+}
+
 impl core::fmt::Display for WiringError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "the doorbells of the device could not be made: {}", self.0)

@@ -32,7 +32,7 @@ pub(super) fn kvm() -> Finding {
     }
 }
 
-/// QEMU: its version, and whether it can be a vhost-user front-end.
+/// QEMU: its version, and whether it speaks vhost-user and vfio-user.
 pub(super) fn qemu() -> Finding {
     const NAME: &str = "qemu";
     let Some(qemu) = Qemu::find() else {
@@ -55,7 +55,12 @@ pub(super) fn qemu() -> Finding {
             "without KVM add vectors=0 to -device virtio-net-pci, or use QEMU 8 or newer",
         );
     }
-    Finding::ok(NAME, format!("QEMU {major}.{minor} with vhost-user"))
+    match says(&program, &["-device", "help"], "vfio-user-pci") {
+        true => Finding::ok(NAME, format!("QEMU {major}.{minor} with vhost-user and vfio-user")),
+        false => {
+            Finding::ok(NAME, format!("QEMU {major}.{minor} with vhost-user; vfio-user from 10.1"))
+        }
+    }
 }
 
 /// What `vionet demo --vm` builds its guest of.

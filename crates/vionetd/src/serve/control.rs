@@ -21,10 +21,10 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use serde_json::{Map, Value, json};
-use vionet::{Device, LaneSnapshot, Op, PairSnapshot, Snapshot};
-use vionet_vhost_user::{Door, Made, listen_at};
+use vionet::{LaneSnapshot, PairSnapshot, Snapshot};
+use vionet_socket::{Made, listen_at};
 
-use super::explain;
+use super::front::{Change, Reach, no_socket};
 use super::limits::{Groups, NicLimits};
 use crate::cli::{Direction, Mac, RateSpec};
 use crate::exit::{Code, Stop};
@@ -34,9 +34,6 @@ const LINE_MAX: usize = 4096;
 /// A visitor says what it wants in so many pieces, each of them in time.
 const PIECES_MAX: usize = 16;
 const PIECE_PATIENCE: Duration = Duration::from_secs(1);
-/// How long a device may take; it may be opening its host side.
-const DEVICE_PATIENCE: Duration = Duration::from_secs(5);
-
 /// How long an answer may take: others may be before us.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,7 +41,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) struct Nic {
     pub(super) name: String,
     pub(super) endpoint: String,
-    pub(super) door: Door,
+    pub(super) reach: Reach,
     pub(super) limits: NicLimits,
 }
 
@@ -58,7 +55,7 @@ pub(super) struct Control {
 
 impl Control {
     pub(super) fn listen(path: &Path, nics: Vec<Nic>, groups: Groups) -> Result<Self, Stop> {
-        let (socket, made) = listen_at(path).map_err(explain)?;
+        let (socket, made) = listen_at(path).map_err(no_socket)?;
         Ok(Self { listener: UnixListener::from(socket), _made: made, nics, groups })
     }
 
@@ -110,11 +107,11 @@ impl Control {
                     Some((name, "down")) => (name, false),
                     Some(_) | None => return Err("write: set-link NIC up|down".into()),
                 };
-                self.apply(name, move |_| Op::SetLink(up))
+                self.apply(name, Change::Link(up))
             }
             ("set-limit", rest) => self.set_limit(rest),
             ("set-group-limit", rest) => self.set_group_limit(rest),
-            ("announce", name) => self.apply(name, |device| Op::Announce(device.mac())),
+            ("announce", name) => self.apply(name, Change::Announcement),
             _ => Err("ask for: inspect, set-link NIC up|down, set-limit NIC tx|rx RATE|none, \
                       set-group-limit NAME tx|rx RATE|none, announce NIC"
                 .into()),
@@ -124,8 +121,7 @@ impl Control {
     fn set_limit(&mut self, rest: &str) -> Result<Value, String> {
         let (name, way, rates) = words_of_limit(rest)?;
         let limits = self.nic(name)?.limits.with(way, &rates);
-        let op = limits.limits();
-        let done = self.apply(name, move |_| Op::SetLimits(op))?;
+        let done = self.apply(name, Change::Limits(limits.limits()))?;
         self.nics.iter_mut().filter(|nic| nic.name == name).for_each(|nic| {
             nic.limits = limits.clone();
         });
@@ -139,8 +135,8 @@ impl Control {
         let members = self.nics.iter().filter(|nic| nic.limits.is_in(name));
         let not_told: Vec<_> = members
             .filter(|nic| {
-                let op = nic.limits.limits();
-                self.apply(&nic.name, move |_| Op::SetLimits(op)).is_err()
+                let change = Change::Limits(nic.limits.limits());
+                self.apply(&nic.name, change).is_err()
             })
             .map(|nic| nic.name.as_str())
             .collect();
@@ -154,14 +150,9 @@ impl Control {
         })
     }
 
-    /// Has the device of this name do what is made of how it stands.
-    fn apply(
-        &self,
-        name: &str,
-        op: impl FnOnce(&Device) -> Op + Send + 'static,
-    ) -> Result<Value, String> {
-        let done = self.nic(name)?.door.visit(DEVICE_PATIENCE, |device| device.apply(op(device)));
-        let done = done.ok_or_else(|| busy(name))?;
+    /// Changes the device of this name.
+    fn apply(&self, name: &str, change: Change) -> Result<Value, String> {
+        let done = self.nic(name)?.reach.change(change).ok_or_else(|| busy(name))?;
         done.map(|()| json!({ "ok": true })).map_err(|why| why.to_string())
     }
 }
@@ -208,7 +199,7 @@ fn request(socket: &mut UnixStream) -> Option<String> {
 }
 
 fn inspect(nic: &Nic) -> Result<Value, String> {
-    let snapshot = nic.door.visit(DEVICE_PATIENCE, |device| device.snapshot());
+    let snapshot = nic.reach.snapshot();
     let Snapshot { mac, mtu, link_up, features, active_pairs, pairs, total, control } =
         snapshot.ok_or_else(|| busy(&nic.name))?;
     let features = features.map(|bits| {

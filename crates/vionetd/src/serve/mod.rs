@@ -1,7 +1,8 @@
-//! `vionet serve`: network devices over vhost-user, one or several.
+//! `vionet serve`: network devices over vhost-user and vfio-user, one or several.
 
 mod control;
 mod endpoint;
+mod front;
 mod limits;
 mod recipe;
 
@@ -9,20 +10,20 @@ use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
-use tracing::{debug, error, info, info_span, warn};
+use tracing::{error, info, info_span, warn};
 use vionet::{Device, LaneSnapshot, NicConfig, Op, WorkerOptions, Workers};
-use vionet_raw::host::{fd, signal};
-use vionet_vhost_user::{End, Event, ServeError, Server};
+use vionet_raw::host::signal;
 
 use crate::cli::{ControlArgs, InspectArgs, Mac, NicArgs, ServeArgs, guard};
 use crate::exit::{Code, Stop};
 use control::Control;
 use endpoint::Switches;
+use front::Front;
 use limits::{Groups, NicLimits};
 
 /// What a back-end program of this kind prints (vhost-user back-end conventions).
@@ -52,9 +53,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
         served.push(made.map_err(|stop| stop.of(&name(nic)))?);
     }
     for nic in &served {
-        info!("serving {} on {} as {}", nic.device.endpoint_name(), nic.name, nic.mac);
-        if let Some(path) = nic.path.as_ref().filter(|_| !args.quiet) {
-            eprint!("{}", recipe::text(path, nic.mac, nic.queues));
+        info!("serving {} on {} as {}", nic.endpoint, nic.name, nic.mac);
+        if let Some(recipe) = nic.recipe.as_ref().filter(|_| !args.quiet) {
+            eprint!("{recipe}");
         }
     }
     let control = args.control.as_deref().map(|path| control_of(path, &mut served, groups));
@@ -76,9 +77,9 @@ pub fn run(args: &ServeArgs) -> Result<(), Stop> {
 
 fn control_of(path: &Path, served: &mut [Served], groups: Groups) -> Result<Control, Stop> {
     let nics = served.iter_mut().map(|nic| {
-        let door = nic.server.door().map_err(|cause| Stop::new(Code::Failure, cause))?;
-        let endpoint = nic.device.endpoint_name();
-        Ok(control::Nic { name: nic.name.clone(), endpoint, door, limits: nic.limits.clone() })
+        let reach = nic.front.reach().map_err(|cause| Stop::new(Code::Failure, cause))?;
+        let (name, endpoint) = (nic.name.clone(), nic.endpoint.clone());
+        Ok(control::Nic { name, endpoint, reach, limits: nic.limits.clone() })
     });
     Control::listen(path, nics.collect::<Result<_, Stop>>()?, groups)
 }
@@ -131,12 +132,12 @@ pub fn change(args: &ControlArgs) -> Result<(), Stop> {
 
 /// The devices that were asked for, one way or the other.
 fn nics(args: &ServeArgs) -> Result<Vec<&NicArgs>, Stop> {
-    let is_given = args.one.socket_path.is_some() || args.one.fd.is_some();
-    match (args.nics.is_empty(), is_given) {
-        (false, true) => Err(Stop::new(Code::Usage, "give either --nic, or --socket-path or --fd")),
+    let wrong = |what| Err(Stop::new(Code::Usage, what));
+    match (args.nics.is_empty(), args.one.has_socket()) {
+        (false, true) => wrong("give either --nic, or --socket-path, --fd or --vfio-user"),
         (false, false) => Ok(args.nics.iter().map(|spec| &spec.0).collect()),
         (true, true) => Ok(vec![&args.one]),
-        (true, false) => Err(Stop::new(Code::Usage, "give --socket-path, --fd or --nic")),
+        (true, false) => wrong("give --socket-path, --fd, --vfio-user or --nic"),
     }
 }
 
@@ -147,12 +148,12 @@ fn lost() -> Result<(), Stop> {
 /// A device that is ready for its front-end.
 struct Served {
     name: String,
-    path: Option<PathBuf>,
+    endpoint: String,
     mac: Mac,
-    queues: u16,
+    /// How a VMM is attached.
+    recipe: Option<String>,
     limits: NicLimits,
-    device: Device,
-    server: Server,
+    front: Front,
 }
 
 impl Served {
@@ -181,28 +182,31 @@ impl Served {
         device
             .apply(Op::SetLimits(limits.limits()))
             .map_err(|cause| Stop::new(Code::Failure, cause))?;
-        let (name, path) = (name(args), args.socket_path.clone());
-        Ok(Self { name, path, mac, queues: args.queues, limits, device, server: server(args)? })
+        let endpoint = device.endpoint_name();
+        let recipe = recipe::of(args, mac);
+        let front = Front::new(args, device)?;
+        Ok(Self { name: name(args), endpoint, mac, recipe, limits, front })
     }
 
     /// Serves one front-end after another until it is time to stop.
     fn run(&mut self, stop: BorrowedFd<'_>) -> Result<(), Stop> {
-        let Self { name, device, server, .. } = self;
-        let end = server.run(device, stop, &mut |event| tell(&event));
-        for (index, pair) in device.snapshot().pairs.iter().enumerate() {
+        let end = self.front.run(stop);
+        for (index, pair) in self.front.snapshot().pairs.iter().enumerate() {
             info!("queue pair {index}: sent {}", summary(&pair.transmit));
             info!("queue pair {index}: received {}", summary(&pair.receive));
         }
-        match end {
-            Ok(End::Stopped | End::FrontEndGone) => Ok(()),
-            Err(cause) => Err(explain(cause).of(name)),
-        }
+        end.map_err(|stop| stop.of(&self.name))
     }
+}
+
+/// Where it listens.
+fn path(args: &NicArgs) -> Option<&Path> {
+    args.socket_path.as_deref().or(args.vfio_user.as_deref())
 }
 
 /// What a device is called: its socket.
 fn name(args: &NicArgs) -> String {
-    match (&args.socket_path, args.fd) {
+    match (path(args), args.fd) {
         (Some(path), _) => path.display().to_string(),
         (None, Some(number)) => format!("fd {number}"),
         (None, None) => "no socket".into(),
@@ -219,59 +223,15 @@ fn raise_descriptor_limit() {
     }
 }
 
-fn server(args: &NicArgs) -> Result<Server, Stop> {
-    let server = match (&args.socket_path, args.fd) {
-        (Some(path), _) => Server::bind(path),
-        (None, Some(number)) => {
-            let socket = fd::adopt(number).map_err(|cause| {
-                Stop::new(
-                    Code::Config,
-                    format!(
-                        "--fd {number}: {cause}; have whoever starts vionet pass an open socket"
-                    ),
-                )
-            })?;
-            Server::from_fd(socket)
-        }
-        (None, None) => return Err(Stop::new(Code::Usage, "give --socket-path or --fd")),
-    };
-    let server = server.map_err(explain)?;
-    Ok(if args.one_off { server.one_off() } else { server })
-}
-
-fn explain(cause: ServeError) -> Stop {
-    let code = match &cause {
-        ServeError::Protocol(_) => Code::Protocol,
-        ServeError::Taken { .. } | ServeError::NotASocket { .. } => Code::Config,
-        ServeError::Denied { .. } => Code::Privilege,
-        _ => Code::Failure,
-    };
-    Stop::new(code, cause)
-}
-
 /// A MAC address that stays with the socket's path, in QEMU's range of local addresses.
 fn default_mac(args: &NicArgs) -> Mac {
-    let path = args.socket_path.as_deref().map(std::path::absolute);
+    let path = path(args).map(std::path::absolute);
     let name = path.and_then(Result::ok).unwrap_or_default();
     let mut hasher = DefaultHasher::new();
     name.as_os_str().as_bytes().hash(&mut hasher);
     args.fd.hash(&mut hasher);
     let [a, b, c, ..] = hasher.finish().to_le_bytes();
     Mac([0x52, 0x54, 0x00, a, b, c])
-}
-
-fn tell(event: &Event) {
-    match event {
-        Event::Message { .. } => debug!("{event}"),
-        Event::ProtocolError(_) | Event::WorkerLost(_) | Event::WorkerSilent(_) => {
-            error!("{event}");
-        }
-        Event::MessageRefused { .. }
-        | Event::QueueFault { .. }
-        | Event::HostFault { .. }
-        | Event::NoRoom(_) => warn!("{event}"),
-        _ => info!("{event}"),
-    }
 }
 
 fn summary(lane: &LaneSnapshot) -> String {

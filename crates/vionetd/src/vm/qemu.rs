@@ -61,6 +61,9 @@ pub enum Backend {
     /// The same behind QEMU's generic vhost-user device, which leaves all to the back-end, the
     /// control queue too. QEMU 11 has it.
     VhostUserWhole(PathBuf),
+    /// A vfio-user server that listens on this socket and has the whole PCI function: vionet.
+    /// QEMU 10.1 has it.
+    VfioUser(PathBuf),
     /// QEMU's own device with its own user-mode network, for comparison.
     QemuUser,
     /// QEMU's own device on this tap, for comparison.
@@ -222,6 +225,11 @@ impl Machine {
                      num_vqs={queues},config_size={CONFIG_SIZE},vq_size=256"
                 );
             }
+            Backend::VfioUser(socket) => {
+                let path = serde_json::Value::from(socket.display().to_string());
+                let socket = format!(r#"{{"type":"unix","path":{path}}}"#);
+                device = format!(r#"{{"driver":"vfio-user-pci","id":"nic0","socket":{socket}}}"#);
+            }
             Backend::QemuUser => list.pair("-netdev", "user,id=net0"),
             Backend::QemuTap(name) => {
                 let tap = format!("tap,id=net0,ifname={name},script=no,downscript=no");
@@ -326,6 +334,15 @@ mod tests {
         assert!(line.contains("socket,id=chr0,path=/run/vm0.sock"), "{line}");
         assert!(line.contains("virtio-id=1,num_vqs=9,config_size=28"), "{line}");
         assert!(!line.contains("-netdev"), "{line}");
+    }
+
+    #[test]
+    fn a_whole_function_is_named_by_its_socket_alone() {
+        let mut machine = machine(Accel::Tcg, (11, 1));
+        machine.backend = Backend::VfioUser(PathBuf::from("/run/vm,0.sock"));
+        let line = line(&machine);
+        assert!(line.contains(r#""socket":{"type":"unix","path":"/run/vm,0.sock"}}"#), "{line}");
+        assert!(!line.contains("netdev") && !line.contains("chardev"), "{line}");
     }
 
     #[test]

@@ -38,6 +38,15 @@ fn every_pair_of_a_newer_guest_has_interrupts_of_its_own() {
 
 #[test]
 fn linux_has_every_command_of_its_driver_obeyed() {
+    all_commands("--socket-path", Backend::VhostUserWhole);
+}
+
+#[test]
+fn linux_has_every_command_of_its_driver_obeyed_over_vfio_user() {
+    all_commands("--vfio-user", Backend::VfioUser);
+}
+
+fn all_commands(option: &str, backend: fn(PathBuf) -> Backend) {
     let _alone = alone();
     let names = ["ethtool", "socat", "ip"];
     let Some((parts, files)) = newer_parts(&names) else { return };
@@ -49,8 +58,8 @@ fn linux_has_every_command_of_its_driver_obeyed() {
     let control = place.path("control").display().to_string();
     let pairs = PAIRS.to_string();
     let options = ["--endpoint", "tap:vt0", "--queues", &pairs, "--control", &control];
-    let server = Server::start(&place, &options);
-    let mut machine = machine(&parts, Backend::VhostUserWhole(server.socket.clone()), &files);
+    let server = Server::start_at(option, &place, &options);
+    let mut machine = machine(&parts, backend(server.socket.clone()), &files);
     (machine.cpus, machine.pairs) = (PAIRS, PAIRS);
     let blob = Blob::new(1024 * 1024);
     let peers = Peers::start(&place, &blob);

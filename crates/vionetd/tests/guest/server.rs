@@ -23,12 +23,17 @@ pub struct Server {
 impl Server {
     /// Starts `vionet serve` in `place`, without any privilege when we have some to give up.
     pub fn start(place: &Place, options: &[&str]) -> Self {
+        Self::start_at("--socket-path", place, options)
+    }
+
+    /// The same with the option that is given the socket.
+    pub fn start_at(socket_option: &str, place: &Place, options: &[&str]) -> Self {
         let (socket, log) = (place.path("vm0.sock"), place.path("server.log"));
         let program = place.path("vionet");
         fs::copy(env!("CARGO_BIN_EXE_vionet"), &program).expect("copy the program");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("its mode");
         let mut command = Command::new(&program);
-        command.arg("serve").arg("--socket-path").arg(&socket).args(options);
+        command.arg("serve").arg(socket_option).arg(&socket).args(options);
         command.stdin(Stdio::null()).stdout(File::create(&log).expect("a log"));
         command.stderr(File::options().append(true).open(&log).expect("a log"));
         command.current_dir(&place.directory).env_remove("NOTIFY_SOCKET");

@@ -5,6 +5,7 @@ mod layout;
 mod msix;
 
 use std::fmt;
+use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex};
 
@@ -49,6 +50,8 @@ impl PciNic {
     pub const BAR: u8 = 0;
     /// Bytes of that region.
     pub const BAR_LEN: u64 = layout::BAR_LEN;
+    /// Where the MSI-X table lies in it: for a VMM that keeps the table itself.
+    pub const TABLE: Range<u64> = layout::TABLE..layout::PENDING;
 
     /// Makes a device a function of PCI.
     ///

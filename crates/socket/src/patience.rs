@@ -3,6 +3,7 @@
 //! One front-end is served at a time. One that stops in the middle of a message, and keeps the
 //! connection open or is gone in a way that does not show, would keep all others waiting.
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -11,12 +12,11 @@ use rustix::time::{
     timerfd_settime,
 };
 
-use crate::event::ProtocolError;
-
 const NEVER: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// A timer that runs while a message is half said.
-pub(crate) struct Patience {
+#[derive(Debug)]
+pub struct Patience {
     limit: Timespec,
     /// Made when it is first needed, which most front-ends never see to.
     timer: Option<OwnedFd>,
@@ -25,7 +25,9 @@ pub(crate) struct Patience {
 }
 
 impl Patience {
-    pub(crate) fn new(limit: Duration) -> Self {
+    /// A timer that gives each message this long.
+    #[must_use]
+    pub fn new(limit: Duration) -> Self {
         // A limit beyond what the kernel counts, or none at all, is a very long one.
         let limit = Timespec::try_from(limit).ok().filter(|limit| *limit > NEVER);
         let limit = limit.unwrap_or(Timespec { tv_sec: i64::from(i32::MAX), tv_nsec: 0 });
@@ -34,26 +36,29 @@ impl Patience {
 
     /// Says which message is half said now, if one is. More bytes of the same one bring no more
     /// time.
-    pub(crate) fn watch(&mut self, message: Option<u64>) -> Result<(), ProtocolError> {
+    ///
+    /// # Errors
+    /// When the system has no timer left.
+    pub fn watch(&mut self, message: Option<u64>) -> io::Result<()> {
         if message == self.message {
             return Ok(());
         }
         self.message = message;
         let value = if message.is_some() { self.limit } else { NEVER };
-        let failed = |errno: rustix::io::Errno| ProtocolError::Socket(errno.into());
         if self.timer.is_none() {
             let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-            self.timer = Some(timerfd_create(TimerfdClockId::Monotonic, flags).map_err(failed)?);
+            self.timer = Some(timerfd_create(TimerfdClockId::Monotonic, flags)?);
         }
         if let Some(timer) = &self.timer {
             let setting = Itimerspec { it_interval: NEVER, it_value: value };
-            timerfd_settime(timer, TimerfdTimerFlags::empty(), &setting).map_err(failed)?;
+            timerfd_settime(timer, TimerfdTimerFlags::empty(), &setting)?;
         }
         Ok(())
     }
 
     /// Readable when the time is over; nothing is waited for before there was a half message.
-    pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {
+    #[must_use]
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
         self.timer.as_ref().map(AsFd::as_fd)
     }
 }

@@ -5,12 +5,38 @@
 //! of message takes the one kind of descriptor that it is about.
 
 use std::os::fd::OwnedFd;
+use std::{fmt, io};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fs::{AtFlags, FileType, StatxFlags, statx};
 use rustix::io::Errno;
 
-use crate::event::ProtocolError;
+/// Why a descriptor is not let in.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum DescriptorError {
+    /// The system says that it cannot be used.
+    Unusable(io::Error),
+    /// It is a socket, as no message brings.
+    Socket,
+    /// It is no eventfd.
+    NotAnEventfd,
+    /// It is no file that can be mapped.
+    NotMemory,
+}
+
+impl fmt::Display for DescriptorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unusable(error) => write!(f, "the descriptor cannot be used: {error}"),
+            Self::Socket => f.write_str("it brought a socket, as no message does"),
+            Self::NotAnEventfd => f.write_str("the descriptor is no eventfd"),
+            Self::NotMemory => f.write_str("the descriptor is no memory file; share a memfd"),
+        }
+    }
+}
+
+impl std::error::Error for DescriptorError {}
 
 /// What kind of file it is: `None` for those that are no file at all, such as eventfds.
 ///
@@ -25,47 +51,58 @@ fn kind(fd: &OwnedFd) -> Result<Option<FileType>, Errno> {
     })
 }
 
-fn bad(errno: Errno) -> ProtocolError {
-    ProtocolError::Descriptor(errno.into())
+fn bad(errno: Errno) -> DescriptorError {
+    DescriptorError::Unusable(errno.into())
 }
 
 /// No message brings a socket.
-pub(crate) fn check_no_socket(fd: &OwnedFd) -> Result<(), ProtocolError> {
+pub fn check_no_socket(fd: &OwnedFd) -> Result<(), DescriptorError> {
     match kind(fd).map_err(bad)? {
-        Some(FileType::Socket) => Err(ProtocolError::SocketBrought),
+        Some(FileType::Socket) => Err(DescriptorError::Socket),
         Some(_) | None => Ok(()),
     }
 }
 
 /// An eventfd to write to. It says at once that it is full, unless its other holder changes that
 /// afterwards: whoever writes to it must be a thread that can be interrupted.
-pub(crate) fn to_signal(fd: OwnedFd) -> Result<OwnedFd, ProtocolError> {
+pub fn to_signal(fd: OwnedFd) -> Result<OwnedFd, DescriptorError> {
     let fd = eventfd(fd)?;
     rustix::io::ioctl_fionbio(&fd, true).map_err(bad)?;
     Ok(fd)
 }
 
 /// An eventfd to wait for, of which it is known that this works.
-pub(crate) fn to_watch(fd: OwnedFd) -> Result<OwnedFd, ProtocolError> {
+pub fn to_watch(fd: OwnedFd) -> Result<OwnedFd, DescriptorError> {
     let fd = eventfd(fd)?;
-    let trial = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(bad)?;
-    epoll::add(&trial, &fd, EventData::new_u64(0), EventFlags::IN | EventFlags::ET).map_err(bad)?;
+    watch(&fd)?;
     Ok(fd)
 }
 
-fn eventfd(fd: OwnedFd) -> Result<OwnedFd, ProtocolError> {
+/// What is readable whenever the eventfd has been written to since it was last waited for, as an
+/// epoll descriptor: the eventfd itself need not be read, which could wait.
+pub fn watched(fd: OwnedFd) -> Result<OwnedFd, DescriptorError> {
+    watch(&eventfd(fd)?)
+}
+
+fn watch(fd: &OwnedFd) -> Result<OwnedFd, DescriptorError> {
+    let watch = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(bad)?;
+    epoll::add(&watch, fd, EventData::new_u64(0), EventFlags::IN | EventFlags::ET).map_err(bad)?;
+    Ok(watch)
+}
+
+fn eventfd(fd: OwnedFd) -> Result<OwnedFd, DescriptorError> {
     match kind(&fd).map_err(bad)? {
         None => Ok(fd),
-        Some(_) => Err(ProtocolError::NotAnEventfd),
+        Some(_) => Err(DescriptorError::NotAnEventfd),
     }
 }
 
 /// A file to map: one with a length (a memfd, a file of a huge page or other file system), or a
 /// buffer of a driver, of which the mapping itself will show whether it can be mapped.
-pub(crate) fn check_memory(fd: &OwnedFd) -> Result<(), ProtocolError> {
+pub fn check_memory(fd: &OwnedFd) -> Result<(), DescriptorError> {
     match kind(fd).map_err(bad)? {
         Some(FileType::RegularFile) | None => Ok(()),
-        Some(_) => Err(ProtocolError::NotMemory),
+        Some(_) => Err(DescriptorError::NotMemory),
     }
 }
 
@@ -93,7 +130,7 @@ mod tests {
         ]
     }
 
-    fn accepted(check: impl Fn(OwnedFd) -> Result<(), ProtocolError>) -> Vec<&'static str> {
+    fn accepted(check: impl Fn(OwnedFd) -> Result<(), DescriptorError>) -> Vec<&'static str> {
         zoo().into_iter().filter_map(|(name, fd)| check(fd).is_ok().then_some(name)).collect()
     }
 
@@ -119,6 +156,6 @@ mod tests {
             nest.push(outer);
         }
         let inner = nest.pop().unwrap();
-        assert!(matches!(to_watch(inner), Err(ProtocolError::Descriptor(_))));
+        assert!(matches!(to_watch(inner), Err(DescriptorError::Unusable(_))));
     }
 }

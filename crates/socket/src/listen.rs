@@ -9,6 +9,7 @@
 //! So whoever sees the path can connect, and of two that start at once one is told that the path
 //! is taken.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,8 +26,6 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
 };
 
-use crate::server::ServeError;
-
 /// How many front-ends may wait for their turn.
 const BACKLOG: i32 = 16;
 
@@ -35,6 +34,57 @@ const NAME_TRIES: usize = 16;
 
 /// How many milliseconds to wait for others that start in the same directory.
 const LOCK_TRIES: usize = 1000;
+
+/// Why there is no socket to serve on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ListenError {
+    /// Another process listens there.
+    Taken(PathBuf),
+    /// Something that is no socket is there.
+    NotASocket(PathBuf),
+    /// This user may not make a socket there.
+    Denied(PathBuf),
+    /// The socket cannot be made.
+    Bind(PathBuf, io::Error),
+    /// The descriptor is no socket to serve on.
+    Descriptor(io::Error),
+}
+
+impl fmt::Display for ListenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Taken(path) => write!(
+                f,
+                "{}: another process listens there; end it, or choose another path",
+                path.display()
+            ),
+            Self::NotASocket(path) => write!(
+                f,
+                "{}: a file that is no socket is in the way; remove it, or choose another path",
+                path.display()
+            ),
+            Self::Denied(path) => write!(
+                f,
+                "{}: permission denied; choose a directory of yours, for example $XDG_RUNTIME_DIR",
+                path.display()
+            ),
+            Self::Bind(path, cause) => write!(
+                f,
+                "{}: no socket can be made there: {cause}; choose another path, in a directory \
+                 that exists",
+                path.display()
+            ),
+            Self::Descriptor(cause) => write!(
+                f,
+                "the descriptor is no socket to serve on: {cause}; pass a Unix stream socket, \
+                 listening or connected"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ListenError {}
 
 /// A socket file of ours; removed at the end if it is still the one we made.
 #[derive(Debug)]
@@ -57,13 +107,13 @@ impl Drop for Made {
 ///
 /// # Errors
 /// When the path is taken or cannot be used.
-pub fn listen_at(path: &Path) -> Result<(OwnedFd, Made), ServeError> {
+pub fn listen_at(path: &Path) -> Result<(OwnedFd, Made), ListenError> {
     let fail = |errno: Errno| failed(path, errno);
     // Another name is bound, but this one must be short enough to connect to.
     SocketAddrUnix::new(path).map_err(fail)?;
     let socket = stream_socket().map_err(fail)?;
     let name = bind_beside(&socket, path).map_err(fail)?;
-    let bad = |cause| ServeError::Bind(path.into(), cause);
+    let bad = |cause| ListenError::Bind(path.into(), cause);
     let mut made = Made { inode: inode(&name).map_err(bad)?, path: name };
     fs::set_permissions(&made.path, fs::Permissions::from_mode(0o600)).map_err(bad)?;
     listen(&socket, BACKLOG).map_err(fail)?;
@@ -76,7 +126,7 @@ pub fn listen_at(path: &Path) -> Result<(OwnedFd, Made), ServeError> {
     match result {
         Ok(()) => made.path = path.into(),
         // One that asks nobody was quicker.
-        Err(Errno::EXIST) => return Err(ServeError::Taken(path.into())),
+        Err(Errno::EXIST) => return Err(ListenError::Taken(path.into())),
         Err(errno) => return Err(fail(errno)),
     }
     Ok((socket, made))
@@ -110,10 +160,10 @@ fn bind_beside(socket: &OwnedFd, path: &Path) -> Result<PathBuf, Errno> {
     result
 }
 
-fn failed(path: &Path, errno: Errno) -> ServeError {
+fn failed(path: &Path, errno: Errno) -> ListenError {
     match errno {
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => ServeError::Denied(path.into()),
-        _ => ServeError::Bind(path.into(), errno.into()),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => ListenError::Denied(path.into()),
+        _ => ListenError::Bind(path.into(), errno.into()),
     }
 }
 
@@ -139,17 +189,17 @@ fn move_to_free(from: &Path, to: &Path) -> Result<(), Errno> {
 }
 
 /// Whether a socket file is at the path that nobody listens on; false for nothing at all.
-fn is_stale(path: &Path) -> Result<bool, ServeError> {
+fn is_stale(path: &Path) -> Result<bool, ListenError> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => {}
-        Ok(_) => return Err(ServeError::NotASocket(path.into())),
+        Ok(_) => return Err(ListenError::NotASocket(path.into())),
         Err(_) => return Ok(false),
     }
     let fail = |errno: Errno| failed(path, errno);
     let probe = stream_socket().map_err(fail)?;
     match connect(&probe, &SocketAddrUnix::new(path).map_err(fail)?) {
         // Full of waiting front-ends is taken, and so is a socket of another kind.
-        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(ServeError::Taken(path.into())),
+        Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(ListenError::Taken(path.into())),
         Err(Errno::CONNREFUSED) => Ok(true),
         Err(Errno::NOENT) => Ok(false),
         Err(errno) => Err(fail(errno)),
