@@ -97,8 +97,11 @@ impl Region {
         self.len == 0
     }
 
-    pub(crate) fn base(&self) -> *mut u8 {
-        self.base.as_ptr()
+    /// Where the region is mapped in this process: for KVM, VFIO or whoever else maps it by this
+    /// address. No Rust reference may be made to it.
+    #[must_use]
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
     }
 
     /// Where `at` is mapped and how many bytes of the region follow it.

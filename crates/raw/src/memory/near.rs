@@ -16,7 +16,7 @@ impl Near {
     pub(super) const NOTHING: Self = Self { guest: 0, len: 0, base: ptr::null_mut() };
 
     pub(super) fn new(region: &Region) -> Self {
-        Self { guest: region.guest().0, len: region.len(), base: region.base() }
+        Self { guest: region.guest().0, len: region.len(), base: region.base().as_ptr() }
     }
 
     /// Where `len` bytes at `at` are mapped, when all of them lie in this region.
