@@ -189,7 +189,7 @@ impl Machine {
         Ok(Self {
             qemu: parts.qemu.clone(),
             accel: parts.qemu.best_accel(&kernel),
-            initramfs: initramfs::build(&parts.busybox, &parts.kernel, files)?,
+            initramfs: initramfs::build(&parts.busybox, &parts.kernel, &[], files)?,
             kernel,
             backend,
             memory: 384,

@@ -75,19 +75,26 @@ fn is_static_elf(content: &[u8]) -> bool {
     (0..count).all(|index| kind(index).is_some_and(|kind| kind != PT_INTERP))
 }
 
-/// Builds the image: an uncompressed archive, which a TCG guest unpacks fastest.
+/// Builds the image: an uncompressed archive, which a TCG guest unpacks fastest. It has the modules
+/// of a NIC, and these `modules` of others, which nobody loads; and it has these `files`.
 ///
 /// # Errors
 /// When a file cannot be read or unpacked, or the kernel has no virtio-net at all.
-pub fn build(busybox: &Path, kernel: &Kernel, files: &[GuestFile]) -> Result<Vec<u8>, VmError> {
+pub fn build(
+    busybox: &Path,
+    kernel: &Kernel,
+    modules: &[&str],
+    files: &[GuestFile],
+) -> Result<Vec<u8>, VmError> {
     let read =
         |path: &Path| fs::read(path).map_err(VmError::io(format!("read {}", path.display())));
+    let wanted = [&WANTED, modules].concat();
     let modules = Modules::read(kernel)?;
     let mut archive = Archive::new();
     base(&mut archive, &read(busybox)?).map_err(too_long)?;
     let root = format!("lib/modules/{}", kernel.version);
     let mut list = String::new();
-    for module in modules.closure(&WANTED) {
+    for module in modules.closure(&wanted) {
         let stored = read(&kernel.modules.join(module))?;
         let content = match Packing::of_name(module) {
             Some(packing) => packing.unpack(&stored)?,
