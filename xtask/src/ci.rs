@@ -141,7 +141,9 @@ fn fuzz_all() -> Result {
 /// Real guests under QEMU against the program as users get it. With `CI` set, what cannot run has
 /// failed.
 fn guests() -> Result {
-    shell::run(guest_tests().args(["--skip", NEWER]))
+    shell::run(guest_tests().args(["--skip", NEWER]))?;
+    let args = ["test", "--release", "--locked", "--package", "mini-vmm", "--test", "linux"];
+    shell::run(cargo(&args).env("CI", "1"))
 }
 
 fn no_newer() -> Option<String> {

@@ -1,7 +1,7 @@
 //! Which crate may use which: the picture of ARCHITECTURE.md against the manifests.
 //!
 //! ```text
-//!   vionetd
+//!   vionetd, examples
 //!     vhost-user   vfio-user   endpoint   user   driver       the outsides
 //!            vionet                               the device
 //!         queue    frame                          rings | what is in a frame
@@ -27,15 +27,14 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Programs: they may use every crate of ours, and what [`PROGRAM_ONLY`] lists.
-const PROGRAMS: &[&str] = &["vionetd"];
+const PROGRAMS: &[&str] = &["vionetd", "mini-vmm"];
 
 /// Async runtimes, log back-ends and command-line parsers: choices of a program, not of a library.
 const PROGRAM_ONLY: &[&str] = &["tokio", "axum", "tracing-subscriber", "clap"];
 
 pub(super) fn check(file: &File, findings: &mut Vec<Finding>) {
-    let folder =
-        file.path.strip_prefix("crates/").and_then(|path| path.strip_suffix("/Cargo.toml"));
-    let Some(folder) = folder else { return };
+    let path = file.path.strip_prefix("crates/").or(file.path.strip_prefix("examples/"));
+    let Some(folder) = path.and_then(|path| path.strip_suffix("/Cargo.toml")) else { return };
     let mut say = |line: usize, what: String, mend: &'static str| {
         findings.push(Finding { path: file.path.clone(), line, what, mend });
     };
