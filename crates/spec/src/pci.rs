@@ -103,8 +103,50 @@ pub const COMMAND_NO_INTX: u16 = 1 << 10;
 pub const STATUS_INTERRUPT: u16 = 1 << 3;
 /// Status bit: there are capabilities.
 pub const STATUS_CAPABILITIES: u16 = 1 << 4;
+/// What reads where nothing answers.
+pub const NOTHING: u8 = 0xff;
 /// Class: network controller, Ethernet.
 pub const CLASS_ETHERNET: u32 = 0x02_0000;
+
+/// Capability of PCI: power management (PCI-PM 1.2 §3.2).
+pub const CAPABILITY_POWER: u8 = 0x01;
+/// Bytes of it.
+pub const POWER_LEN: u16 = 8;
+/// Offset of its capabilities, of which the version is all that is said: 1.2.
+pub const POWER_CAPABILITIES: u16 = 2;
+/// The version that power management has.
+pub const POWER_VERSION: u16 = 3;
+/// Offset of its control and status.
+pub const POWER_CONTROL: u16 = 4;
+/// The power state in that: 0 is D0, 3 is D3.
+pub const POWER_STATE: u16 = 0b11;
+/// Bit of that: nothing is lost on the way from D3 to D0.
+pub const POWER_KEEPS: u16 = 1 << 3;
+
+/// Capability of PCI: PCI Express (PCI Express Base 4.0 §7.5.3).
+pub const CAPABILITY_EXPRESS: u8 = 0x10;
+/// Bytes of it in its second version.
+pub const EXPRESS_LEN: u16 = 0x3c;
+/// Offset of its own capabilities: version and type.
+pub const EXPRESS_CAPABILITIES: u16 = 2;
+/// Version 2, of an endpoint that is integrated into the root complex: it has no link.
+pub const EXPRESS_INTEGRATED: u16 = 9 << 4 | 2;
+/// Offset of the device's capabilities.
+pub const EXPRESS_DEVICE: u16 = 4;
+/// Bit of those: errors are reported by their role, as since version 1.1.
+pub const EXPRESS_ROLES: u32 = 1 << 15;
+/// Bit of those: the function can be reset alone.
+pub const EXPRESS_FLR: u32 = 1 << 28;
+/// Offset of the device's control.
+pub const EXPRESS_CONTROL: u16 = 8;
+/// Bits of that: which errors are reported.
+pub const EXPRESS_ERRORS: u16 = 0xf;
+/// Bits of that: the largest read request.
+pub const EXPRESS_READ_MAX: u16 = 0b111 << 12;
+/// 512 bytes, which it is at first.
+pub const EXPRESS_READ_512: u16 = 0b010 << 12;
+/// Bit of that: resets the function; reads 0.
+pub const EXPRESS_RESET: u16 = 1 << 15;
 
 /// Capability of PCI: the vendor's own.
 pub const CAPABILITY_VENDOR: u8 = 0x09;

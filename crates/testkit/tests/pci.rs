@@ -16,7 +16,7 @@ mod board;
 
 use std::time::Duration;
 
-use board::front::{DEVICE, ISR, common, set_common};
+use board::front::{DEVICE, ISR, common, config, set_common, set_config, switch_on};
 use board::{Board, Front, MODERN, RING_RESET, until};
 use vionet::QueueIndex;
 use vionet::transport::{BarMove, Message, PciNic};
@@ -27,17 +27,6 @@ use vionet_spec::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 const TABLE: u64 = 0x4000;
 const PENDING: u64 = 0x6000;
 const MSIX: u16 = 0x40;
-
-fn config(nic: &PciNic, at: u16, len: usize) -> u32 {
-    let mut data = [0xa5; 4];
-    nic.read_config(at, &mut data[..len]);
-    data[len..].fill(0);
-    u32::from_le_bytes(data)
-}
-
-fn set_config(nic: &PciNic, at: u16, value: u32, len: usize) -> Option<BarMove> {
-    nic.write_config(at, &value.to_le_bytes()[..len])
-}
 
 /// The capabilities of the vendor: where they lie, by structure type.
 fn capabilities(nic: &PciNic) -> Vec<(u8, u16)> {
@@ -118,6 +107,7 @@ fn every_structure_is_named_by_a_capability_inside_the_region() {
 #[test]
 fn the_region_is_sized_moved_and_switched_off() {
     let nic = Board::pci(1).nic;
+    nic.reset().unwrap();
     let bar = pci::HEADER_BAR0;
     assert_eq!((config(&nic, bar, 4), config(&nic, bar + 4, 4)), (4, 0), "64 bits of memory");
     set_config(&nic, bar, !0, 4);
@@ -135,6 +125,7 @@ fn the_region_is_sized_moved_and_switched_off() {
     let moved = Some(0x12_c000_0000);
     assert_eq!(set_config(&nic, bar, 0xc000_0000, 4), Some(BarMove { from: to, to: moved }));
     assert_eq!(set_config(&nic, 4, 0, 2), Some(BarMove { from: moved, to: None }));
+    switch_on(&nic);
     for bar in 1_u8..6 {
         let mut data = [0xa5; 4];
         nic.read_bar(bar, 0, &mut data);
@@ -231,10 +222,11 @@ fn the_line_is_up_until_the_isr_is_read_and_only_if_it_may() {
     assert_eq!(common(&board.nic, ISR, 4), u64::from(ISR_QUEUE), "PISR-03, PISR-05");
     assert!(!board.panel.is_asserted() && !status(&board.nic), "PISR-06");
     assert_eq!(common(&board.nic, ISR, 1), 0);
-    set_config(&board.nic, 4, pci::COMMAND_NO_INTX.into(), 2);
+    let on = u32::from(pci::COMMAND_MEMORY | pci::COMMAND_MASTER);
+    set_config(&board.nic, 4, on | u32::from(pci::COMMAND_NO_INTX), 2);
     board.nic.turn_link(false);
     assert!(!board.panel.is_asserted() && status(&board.nic), "PISR-04: switched off");
-    set_config(&board.nic, 4, 0, 2);
+    set_config(&board.nic, 4, on, 2);
     assert!(board.panel.is_asserted());
     assert_eq!(board.nic.take_reasons(), ISR_CONFIG, "PISR-02");
 }
@@ -475,6 +467,7 @@ fn the_queue_of_commands_and_late_vectors_work_at_any_time() {
     board.round_trip(2);
     until("a message", || board.panel.messages.lock().unwrap().contains(&(1, message(1))));
     board.nic.reset().unwrap();
+    switch_on(&board.nic);
     assert_eq!(board.nic.status(), 0);
     assert_eq!(config(&board.nic, MSIX + 2, 2) & u32::from(pci::MSIX_ENABLE), 0);
     assert_eq!(common(&board.nic, TABLE + 12, 4), 1, "masked, as after power-on");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use vionet::transport::{MmioNic, PciNic, Unsettled};
+use vionet::transport::{BarMove, MmioNic, PciNic, Unsettled};
 use vionet::{OpError, Report};
 use vionet_raw::AddressSpace;
 use vionet_spec::{mmio, pci};
@@ -57,6 +57,33 @@ pub(crate) fn common(nic: &PciNic, offset: u64, len: usize) -> u64 {
 
 pub(crate) fn set_common(nic: &PciNic, offset: u64, value: u64, len: usize) {
     nic.write_bar(0, offset, &value.to_le_bytes()[..len]);
+}
+
+pub(crate) fn config(nic: &PciNic, at: u16, len: usize) -> u32 {
+    let mut data = [0xa5; 4];
+    nic.read_config(at, &mut data[..len]);
+    data[len..].fill(0);
+    u32::from_le_bytes(data)
+}
+
+pub(crate) fn set_config(nic: &PciNic, at: u16, value: u32, len: usize) -> Option<BarMove> {
+    nic.write_config(at, &value.to_le_bytes()[..len])
+}
+
+/// Where the capability with this id lies in the configuration space.
+pub(crate) fn capability(nic: &PciNic, id: u8) -> u16 {
+    let mut at = config(nic, pci::HEADER_CAPABILITIES, 1) as u16;
+    while config(nic, at, 1) != u32::from(id) {
+        at = config(nic, at + 1, 1) as u16;
+        assert_ne!(at, 0, "no capability {id}");
+    }
+    at
+}
+
+/// Lets the function answer at its region, and access memory.
+pub(crate) fn switch_on(nic: &PciNic) {
+    let command = pci::COMMAND_MEMORY | pci::COMMAND_MASTER;
+    nic.write_config(pci::HEADER_COMMAND, &command.to_le_bytes());
 }
 
 impl Front for MmioNic {

@@ -186,7 +186,10 @@ impl Board<PciNic> {
     }
 
     pub(crate) fn pci_with(pairs: u16, workers: &Workers) -> Self {
-        Self::with(pairs, workers, |device, wiring| PciNic::new(device, wiring).unwrap())
+        let board =
+            Self::with(pairs, workers, |device, wiring| PciNic::new(device, wiring).unwrap());
+        front::switch_on(&board.nic);
+        board
     }
 }
 
@@ -244,6 +247,18 @@ impl<F: Front + ?Sized> Board<F> {
             self.nic.set_areas([setup.descriptors.0, setup.driver.0, setup.device.0]);
             self.nic.enable();
             assert!(self.nic.is_enabled());
+        }
+    }
+
+    /// The same, whatever another vCPU does to the registers meanwhile.
+    pub(crate) fn set_up_anyhow(&mut self) {
+        [self.rx, self.tx] = rings(&self.ram, 0);
+        for (queue, ring) in [(0, &self.rx), (1, &self.tx)] {
+            let setup = ring.setup();
+            self.nic.select(queue);
+            self.nic.set_size(setup.size.into());
+            self.nic.set_areas([setup.descriptors.0, setup.driver.0, setup.device.0]);
+            self.nic.enable();
         }
     }
 

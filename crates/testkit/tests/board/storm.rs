@@ -9,7 +9,7 @@ use vionet::QueueIndex;
 use vionet::transport::{MmioNic, PciNic};
 use vionet_spec::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
 
-use super::front::{common, get};
+use super::front::{common, get, switch_on};
 use super::{BUFFERS, Board, Front, RINGS, SIZE, until};
 
 /// No access takes longer: two waits for workers, and what the machine does to us.
@@ -95,6 +95,7 @@ impl Stormy for PciNic {
     }
     fn power_on(&self) {
         self.reset().unwrap();
+        switch_on(self);
     }
 }
 

@@ -46,8 +46,8 @@ struct State {
 }
 
 impl Line {
-    pub(super) fn new(lines: Arc<dyn Lines>) -> Self {
-        let state = State { reasons: 0, open: true, asserted: false };
+    pub(super) fn new(lines: Arc<dyn Lines>, open: bool) -> Self {
+        let state = State { reasons: 0, open, asserted: false };
         Self { lines, state: Mutex::new(state) }
     }
 

@@ -9,9 +9,10 @@ use vionet_spec::mmio;
 use vionet_spec::pci::{ISR_CONFIG, ISR_QUEUE, TYPE_NET};
 
 use super::doorbell::Doorbells;
+use super::draft::{Area, Half};
 use super::line::{Line, Wires};
 use super::plane::Plane;
-use super::registers::{Area, Field, Half};
+use super::registers::Field;
 use super::turns::{Turns, Unsettled};
 use super::{Lines, Wiring, WiringError};
 use crate::device::Device;
@@ -102,7 +103,7 @@ impl MmioNic {
     /// When the system has no descriptor left.
     pub fn new(device: Device, wiring: &Wiring) -> Result<Self, WiringError> {
         let lines: Arc<dyn Lines> = Arc::clone(&wiring.lines);
-        let line = Arc::new(Line::new(lines));
+        let line = Arc::new(Line::new(lines, true));
         let plane = Plane::new(device, wiring, Arc::clone(&line))?;
         let doorbells = Arc::clone(plane.doorbells());
         Ok(Self { plane: Turns::new(plane), line, doorbells })

@@ -7,7 +7,7 @@
 //!                       v
 //!                     Turns, one lock           who acts, and who waits          (turns.rs)
 //!                     Plane                     steps of the device, one by one  (plane.rs)
-//!                     Registers                 what registers mean              (registers.rs)
+//!                     Registers                 what registers mean  (registers.rs, draft.rs)
 //!                       |
 //!                     Device                    pairs, workers, endpoint
 //!                       |
@@ -20,6 +20,7 @@
 //! any number of vCPUs at once.
 
 mod doorbell;
+mod draft;
 mod keeper;
 mod line;
 mod mmio;

@@ -278,6 +278,21 @@ impl<W: Wires> Plane<W> {
         self.registers.paused = false;
     }
 
+    /// A reset of the whole function, also of one that the embedder has paused.
+    pub(super) fn reset_function(&mut self) {
+        self.registers.begin_function_reset();
+    }
+
+    /// Whether a reset of the function goes on.
+    pub(super) fn is_away(&self) -> bool {
+        self.registers.is_away()
+    }
+
+    /// Whether the bus lets the device access memory.
+    pub(super) fn let_master(&mut self, on: bool) {
+        self.registers.is_master = on;
+    }
+
     pub(super) fn set_memory(&mut self, memory: Arc<AddressSpace>) {
         self.registers.move_to(memory);
     }

@@ -16,7 +16,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use vionet_queue::{Cursor, QueueSetup};
-use vionet_raw::{AddressSpace, GuestAddr};
+use vionet_raw::AddressSpace;
 use vionet_spec::feature::{Feature, FeatureBits};
 use vionet_spec::net::CONFIG_LEN;
 use vionet_spec::ring::SIZE_MAX;
@@ -24,22 +24,8 @@ use vionet_spec::status::{
     ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, SUSPEND,
 };
 
+use super::draft::{Area, Draft, Half, Refused, halves};
 use crate::nic::{OpError, QueueIndex};
-
-/// Half of a 64-bit register.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Half {
-    Low,
-    High,
-}
-
-/// An area of a queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Area {
-    Descriptors,
-    Driver,
-    Device,
-}
 
 /// The registers that both buses have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,58 +84,6 @@ pub(super) enum Told {
     NeedsReset,
 }
 
-/// Why a queue does not live though the driver has enabled it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-enum Refused {
-    #[default]
-    No,
-    /// The features have no use for it, or the host failed: not the driver's fault.
-    Idle,
-}
-
-/// A queue as the driver writes it down, and whether it lives.
-#[derive(Clone, Debug)]
-struct Draft {
-    size: u16,
-    /// The last size written was none that can be: the queue cannot be enabled.
-    wrong_size: bool,
-    areas: [u64; 3],
-    /// The driver has enabled it: the draft is fixed.
-    enabled: bool,
-    /// The driver waits for its reset.
-    resetting: bool,
-    /// It lives, or is being started: a worker may be at it.
-    live: bool,
-    wired: bool,
-    /// As the device knows it.
-    opened: bool,
-    refused: Refused,
-    /// Where it goes on after a pause.
-    cursor: Option<Cursor>,
-}
-
-impl Draft {
-    fn new(size: u16) -> Self {
-        Self {
-            size,
-            wrong_size: false,
-            areas: [0; 3],
-            enabled: false,
-            resetting: false,
-            live: false,
-            wired: false,
-            opened: false,
-            refused: Refused::No,
-            cursor: None,
-        }
-    }
-
-    fn setup(&self) -> QueueSetup {
-        let [descriptors, driver, device] = self.areas.map(GuestAddr);
-        QueueSetup { size: self.size, descriptors, driver, device }
-    }
-}
-
 /// The registers of one device.
 pub(super) struct Registers {
     size_max: u16,
@@ -168,8 +102,12 @@ pub(super) struct Registers {
     resetting: bool,
     negotiating: bool,
     suspending: bool,
+    /// The whole function is being reset.
+    is_away: bool,
     /// By the embedder.
     pub(super) paused: bool,
+    /// The bus lets the device access memory; where not, queues stand still.
+    pub(super) is_master: bool,
     /// Queues stop, and start again in other memory.
     moving: bool,
     /// What the driver sees of the configuration while it is suspended (SUS-05).
@@ -194,7 +132,9 @@ impl Registers {
             resetting: false,
             negotiating: false,
             suspending: false,
+            is_away: false,
             paused: false,
+            is_master: true,
             moving: false,
             frozen: None,
         }
@@ -231,7 +171,9 @@ impl Registers {
     /// Whether queues are to live (ST-02, ST-07, ST-08).
     fn runs(&self) -> bool {
         let stands = self.resetting || self.suspending || self.paused || self.moving;
-        !stands && self.status & (DRIVER_OK | FAILED | DEVICE_NEEDS_RESET) == DRIVER_OK
+        !stands
+            && self.is_master
+            && self.status & (DRIVER_OK | FAILED | DEVICE_NEEDS_RESET) == DRIVER_OK
     }
 
     /// Whether the driver has brought the device up and it is not in error.
@@ -391,6 +333,16 @@ impl Registers {
         self.forget();
     }
 
+    /// As [`Self::begin_reset`], and the function is not there until it is over.
+    pub(super) fn begin_function_reset(&mut self) {
+        self.is_away = true;
+        self.begin_reset();
+    }
+
+    pub(super) fn is_away(&self) -> bool {
+        self.is_away
+    }
+
     /// What the driver has written is gone; the status is kept until the device is at rest.
     fn forget(&mut self) {
         self.device_select = 0;
@@ -460,6 +412,7 @@ impl Registers {
                 // A step that was under way when the reset came has been done since.
                 self.forget();
                 self.resetting = false;
+                self.is_away = false;
                 self.has_memory = false;
                 self.moving = false;
                 self.status = 0;
@@ -545,41 +498,11 @@ impl Registers {
     }
 }
 
-impl Draft {
-    /// Whether the driver may change it.
-    fn is_open(&self) -> bool {
-        !self.enabled && !self.resetting && !self.live
-    }
-
-    fn area(&self, area: Area) -> u64 {
-        let [descriptors, driver, device] = self.areas;
-        match area {
-            Area::Descriptors => descriptors,
-            Area::Driver => driver,
-            Area::Device => device,
-        }
-    }
-
-    fn area_mut(&mut self, area: Area) -> &mut u64 {
-        let [descriptors, driver, device] = &mut self.areas;
-        match area {
-            Area::Descriptors => descriptors,
-            Area::Driver => driver,
-            Area::Device => device,
-        }
-    }
-}
-
 /// 32 of the bits; none past the last word (PCOM-03).
 fn word(bits: FeatureBits, select: u32) -> u32 {
     let shift = select.checked_mul(32).filter(|shift| *shift < 128);
     let low = shift.map_or(0, |shift| bits.0.wrapping_shr(shift) & u128::from(u32::MAX));
     u32::try_from(low).unwrap_or(0)
-}
-
-fn halves(address: u64) -> [u32; 2] {
-    let [b0, b1, b2, b3, b4, b5, b6, b7] = address.to_le_bytes();
-    [u32::from_le_bytes([b0, b1, b2, b3]), u32::from_le_bytes([b4, b5, b6, b7])]
 }
 
 /// The largest power of two that is a queue size and no more than asked for.

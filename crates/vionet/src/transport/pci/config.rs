@@ -3,18 +3,31 @@
 use vionet_spec::pci;
 
 use super::layout;
+use super::msix::Gates;
 
 /// Bytes of the configuration space; behind them is nothing, which reads 0.
 const LEN: usize = 256;
 
-const MSIX_AT: u8 = 0x40;
-const COMMON_AT: u8 = 0x50;
-const NOTIFY_AT: u8 = 0x60;
-const ISR_AT: u8 = 0x74;
-const DEVICE_AT: u8 = 0x84;
-const WINDOW_AT: u8 = 0x94;
+const MSIX_AT: u16 = 0x40;
+const COMMON_AT: u16 = 0x50;
+const NOTIFY_AT: u16 = 0x60;
+const ISR_AT: u16 = 0x74;
+const DEVICE_AT: u16 = 0x84;
+const WINDOW_AT: u16 = 0x94;
+const EXPRESS_AT: u16 = 0xa8;
+const POWER_AT: u16 = 0xe4;
+
+// 20 bytes of the window, then the two of PCI's own.
+const _: () = assert!(WINDOW_AT + 20 == EXPRESS_AT && pci::CAP_LEN_MORE == 20);
+const _: () = assert!(EXPRESS_AT + pci::EXPRESS_LEN == POWER_AT);
+const _: () = assert!(POWER_AT + pci::POWER_LEN <= 0x100 && LEN == 0x100);
 
 const MSIX_CONTROL: u16 = 0x42;
+const EXPRESS_CONTROL: u16 = EXPRESS_AT + pci::EXPRESS_CONTROL;
+const POWER_CONTROL: u16 = POWER_AT + pci::POWER_CONTROL;
+const D0: u16 = 0;
+const D3: u16 = 3;
+
 /// Where `pci_cfg_data` lies.
 pub(super) const WINDOW_DATA: u16 = 0xa4;
 
@@ -45,7 +58,7 @@ impl Config {
         // The subsystem's device is the device's (PCID-06: 0x40 or more).
         config.set(pci::HEADER_SUBSYSTEM, &pci::VENDOR_ID.to_le_bytes());
         config.set(pci::HEADER_SUBSYSTEM + 2, &id.to_le_bytes());
-        config.set(pci::HEADER_CAPABILITIES, &[MSIX_AT]);
+        config.set(pci::HEADER_CAPABILITIES, &[at_byte(MSIX_AT)]);
         // INTA.
         config.set(pci::HEADER_INTERRUPT + 1, &[1]);
         let command = pci::COMMAND_MEMORY | pci::COMMAND_MASTER | pci::COMMAND_NO_INTX;
@@ -56,13 +69,31 @@ impl Config {
         config.allow(pci::HEADER_BAR0, &layout::BAR_LEN.wrapping_neg().to_le_bytes());
         config.add_msix(vectors);
         config.add_structures(queues);
+        config.add_express();
         config
+    }
+
+    /// A reset of this function alone, and its power: what PCI Express asks of every function.
+    fn add_express(&mut self) {
+        self.head(EXPRESS_AT, pci::CAPABILITY_EXPRESS, POWER_AT);
+        let kind = pci::EXPRESS_INTEGRATED.to_le_bytes();
+        self.set(of(EXPRESS_AT, pci::EXPRESS_CAPABILITIES), &kind);
+        let device = pci::EXPRESS_ROLES | pci::EXPRESS_FLR;
+        self.set(of(EXPRESS_AT, pci::EXPRESS_DEVICE), &device.to_le_bytes());
+        self.set(EXPRESS_CONTROL, &pci::EXPRESS_READ_512.to_le_bytes());
+        let writable = pci::EXPRESS_ERRORS | pci::EXPRESS_READ_MAX | pci::EXPRESS_RESET;
+        self.allow(EXPRESS_CONTROL, &writable.to_le_bytes());
+        self.head(POWER_AT, pci::CAPABILITY_POWER, 0);
+        let version = pci::POWER_VERSION.to_le_bytes();
+        self.set(of(POWER_AT, pci::POWER_CAPABILITIES), &version);
+        self.set(POWER_CONTROL, &pci::POWER_KEEPS.to_le_bytes());
+        self.allow(POWER_CONTROL, &pci::POWER_STATE.to_le_bytes());
     }
 
     fn add_msix(&mut self, vectors: u16) {
         let control = vectors.saturating_sub(1).to_le_bytes();
-        let [c0, c1] = control;
-        self.set(of(MSIX_AT, 0), &[pci::CAPABILITY_MSIX, COMMON_AT, c0, c1]);
+        self.head(MSIX_AT, pci::CAPABILITY_MSIX, COMMON_AT);
+        self.set(MSIX_CONTROL, &control);
         self.set(of(MSIX_AT, 4), &offset_of(layout::TABLE));
         self.set(of(MSIX_AT, 8), &offset_of(layout::PENDING));
         let writable = pci::MSIX_ENABLE | pci::MSIX_MASK_ALL;
@@ -76,12 +107,13 @@ impl Config {
             (NOTIFY_AT, ISR_AT, pci::CAP_NOTIFY, layout::NOTIFY, doorbells),
             (ISR_AT, DEVICE_AT, pci::CAP_ISR, layout::ISR, layout::ISR_LEN),
             (DEVICE_AT, WINDOW_AT, pci::CAP_DEVICE, layout::DEVICE, layout::DEVICE_LEN),
-            (WINDOW_AT, 0, pci::CAP_PCI, 0, 0),
+            (WINDOW_AT, EXPRESS_AT, pci::CAP_PCI, 0, 0),
         ];
         for (at, next, kind, offset, len) in structures {
             let has_more = matches!(kind, pci::CAP_NOTIFY | pci::CAP_PCI);
             let cap_len = if has_more { pci::CAP_LEN_MORE } else { pci::CAP_LEN };
-            self.set(u16::from(at), &[pci::CAPABILITY_VENDOR, next, cap_len, kind]);
+            self.head(at, pci::CAPABILITY_VENDOR, next);
+            self.set(of(at, 2), &[cap_len, kind]);
             self.set(of(at, pci::CAP_OFFSET), &offset_of(offset));
             self.set(of(at, pci::CAP_LENGTH), &offset_of(len));
         }
@@ -89,6 +121,11 @@ impl Config {
         self.allow(of(WINDOW_AT, pci::CAP_BAR), &[0xff]);
         // Offset, length and data (PCFG-04).
         self.allow(of(WINDOW_AT, pci::CAP_OFFSET), &[0xff; 12]);
+    }
+
+    /// The first two bytes of a capability; `next` is 0 for the last one.
+    fn head(&mut self, at: u16, id: u8, next: u16) {
+        self.set(at, &[id, at_byte(next)]);
     }
 
     fn set(&mut self, at: u16, bytes: &[u8]) {
@@ -107,11 +144,15 @@ impl Config {
         }
     }
 
-    /// Writes what may be written.
+    /// Writes what may be written. D1 and D2 are not there: what asks for them changes nothing.
     pub(super) fn write(&mut self, offset: u16, data: &[u8]) {
+        let before = self.word(POWER_CONTROL);
         let places = self.bytes.iter_mut().zip(&self.writable).skip(usize::from(offset));
         for ((place, writable), byte) in places.zip(data) {
             *place = *place & !writable | byte & writable;
+        }
+        if !matches!(self.word(POWER_CONTROL) & pci::POWER_STATE, D0 | D3) {
+            self.set(POWER_CONTROL, &before.to_le_bytes());
         }
     }
 
@@ -133,20 +174,47 @@ impl Config {
         self.set(pci::HEADER_STATUS, &(pci::STATUS_CAPABILITIES | shown).to_le_bytes());
     }
 
-    /// MSI-X enabled, all vectors masked, the interrupt line in use.
-    pub(super) fn interrupts(&self) -> (bool, bool, bool) {
+    /// Whether the driver has asked for a reset of the function since this was asked.
+    pub(super) fn take_reset(&mut self) -> bool {
+        let control = self.word(EXPRESS_CONTROL);
+        self.set(EXPRESS_CONTROL, &(control & !pci::EXPRESS_RESET).to_le_bytes());
+        control & pci::EXPRESS_RESET != 0
+    }
+
+    fn is_awake(&self) -> bool {
+        self.word(POWER_CONTROL) & pci::POWER_STATE == D0
+    }
+
+    /// A bit of the command register, as far as the function has power.
+    fn commands(&self, bit: u16) -> bool {
+        self.is_awake() && self.word(pci::HEADER_COMMAND) & bit != 0
+    }
+
+    /// Whether the function answers at its memory addresses.
+    pub(super) fn decodes(&self) -> bool {
+        self.commands(pci::COMMAND_MEMORY)
+    }
+
+    /// Whether the function may access memory.
+    pub(super) fn is_master(&self) -> bool {
+        self.commands(pci::COMMAND_MASTER)
+    }
+
+    /// Which interrupts are let through. A message is an access to memory as any other.
+    pub(super) fn gates(&self) -> Gates {
         let control = self.word(MSIX_CONTROL);
+        let enabled = control & pci::MSIX_ENABLE != 0;
+        let open = enabled && control & pci::MSIX_MASK_ALL == 0 && self.is_master();
         let line = self.word(pci::HEADER_COMMAND) & pci::COMMAND_NO_INTX == 0;
-        (control & pci::MSIX_ENABLE != 0, control & pci::MSIX_MASK_ALL != 0, line)
+        Gates { enabled, open, line: line && !enabled && self.is_awake() }
     }
 
     /// Where the region of registers lies, if it lies anywhere.
     pub(super) fn bar(&self) -> Option<u64> {
-        let decodes = self.word(pci::HEADER_COMMAND) & pci::COMMAND_MEMORY != 0;
         let [low, high] = [self.double(pci::HEADER_BAR0), self.double(pci::HEADER_BAR0 + 4)];
         let address = (u64::from(high) << 32 | u64::from(low)) & layout::BAR_LEN.wrapping_neg();
         let fits = address.checked_add(layout::BAR_LEN).is_some();
-        (decodes && fits && address != 0).then_some(address)
+        (self.decodes() && fits && address != 0).then_some(address)
     }
 
     /// What the window shows, if that can be (PCFG-04, PCFG-05).
@@ -173,8 +241,14 @@ impl Config {
 }
 
 /// A field of a capability.
-fn of(capability: u8, field: u16) -> u16 {
-    u16::from(capability).saturating_add(field)
+fn of(capability: u16, field: u16) -> u16 {
+    capability.saturating_add(field)
+}
+
+/// Where a capability lies, as another one says it.
+fn at_byte(capability: u16) -> u8 {
+    let [low, _] = capability.to_le_bytes();
+    low
 }
 
 fn put(bytes: &mut [u8; LEN], at: u16, new: &[u8]) {

@@ -16,7 +16,8 @@ use vionet_spec::pci::{
 };
 
 use crate::config::PAIRS_MAX;
-use crate::transport::registers::{Area, Field, Half};
+use crate::transport::draft::{Area, Half};
+use crate::transport::registers::Field;
 
 pub(super) const COMMON: u64 = 0x0000;
 pub(super) const ISR: u64 = 0x1000;

@@ -7,10 +7,11 @@ mod msix;
 use std::fmt;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vionet_raw::AddressSpace;
-use vionet_spec::pci::{COMMON_LEN, NO_VECTOR, VECTORS_MAX};
+use vionet_spec::pci::{COMMON_LEN, NO_VECTOR, NOTHING, VECTORS_MAX};
 
 use super::doorbell::Doorbells;
 use super::plane::Plane;
@@ -39,7 +40,10 @@ pub struct BarMove {
 /// Dropping it takes every pair back from its worker, ends the workers, and drops the endpoint.
 pub struct PciNic {
     plane: Turns<Vectors>,
+    /// Locked after the plane, where both are.
     config: Mutex<Config>,
+    /// The function answers at its memory addresses, as the configuration space says.
+    decodes: AtomicBool,
     vectors: Arc<Vectors>,
     doorbells: Arc<Doorbells>,
     queues: u16,
@@ -60,11 +64,14 @@ impl PciNic {
     pub fn new(device: Device, wiring: &Wiring) -> Result<Self, WiringError> {
         let queues = device.queues();
         let count = vector_count(queues);
-        let vectors = Arc::new(Vectors::new(count, queues, Arc::clone(&wiring.lines)));
-        let plane = Plane::new(device, wiring, Arc::clone(&vectors))?;
+        let config = Config::new(count, queues);
+        let lines = Arc::clone(&wiring.lines);
+        let vectors = Arc::new(Vectors::new(count, queues, lines, config.gates()));
+        let mut plane = Plane::new(device, wiring, Arc::clone(&vectors))?;
+        plane.let_master(config.is_master());
         let doorbells = Arc::clone(plane.doorbells());
-        let config = Mutex::new(Config::new(count, queues));
-        Ok(Self { plane: Turns::new(plane), config, vectors, doorbells, queues })
+        let (plane, config) = (Turns::new(plane), Mutex::new(config));
+        Ok(Self { plane, config, decodes: AtomicBool::new(false), vectors, doorbells, queues })
     }
 
     /// How many MSI-X vectors there are: one for each queue, one for the configuration.
@@ -87,35 +94,68 @@ impl PciNic {
         held(&self.config).bar()
     }
 
-    /// A read of the configuration space. Behind its 256 bytes it reads 0.
+    /// A read of the configuration space. Behind its 256 bytes it reads 0. While a reset of the
+    /// function goes on nobody answers: it reads all ones.
     pub fn read_config(&self, offset: u16, data: &mut [u8]) {
+        data.fill(NOTHING);
+        if self.is_away() {
+            return;
+        }
         data.fill(0);
         if touches(offset, data.len(), WINDOW_DATA) {
             self.read_window();
         }
         let reasons = self.vectors.reasons();
         let mut config = held(&self.config);
-        config.show_interrupt(reasons != 0 && !self.vectors.is_enabled());
+        let uses_line = !config.gates().enabled;
+        config.show_interrupt(reasons != 0 && uses_line);
         config.read(offset, data);
     }
 
     /// A write to the configuration space; says if it has moved the region of registers.
     pub fn write_config(&self, offset: u16, data: &[u8]) -> Option<BarMove> {
-        let moved = {
-            let mut config = held(&self.config);
-            let (from, before) = (config.bar(), config.interrupts());
-            config.write(offset, data);
-            let (to, after) = (config.bar(), config.interrupts());
-            if before != after {
-                let (enabled, all_masked, line) = after;
-                self.vectors.control(enabled, all_masked, line);
+        if self.is_away() {
+            return None;
+        }
+        let mut config = held(&self.config);
+        let (from, gates, master) = (config.bar(), config.gates(), config.is_master());
+        config.write(offset, data);
+        let is_reset = config.take_reset();
+        let to = config.bar().filter(|_| !is_reset);
+        if !is_reset {
+            self.decodes.store(config.decodes(), Ordering::Release);
+            if gates != config.gates() {
+                self.vectors.let_through(config.gates());
             }
-            (from != to).then_some(BarMove { from, to })
-        };
+        }
+        let is_changed = master != config.is_master();
+        drop(config);
+        if is_reset {
+            self.plane.write(|plane| self.power_on(plane));
+        } else if is_changed {
+            // As it is now: of two vCPUs that change it the last one counts.
+            self.plane.write(|plane| plane.let_master(held(&self.config).is_master()));
+        }
         if touches(offset, data.len(), WINDOW_DATA) {
             self.write_window();
         }
-        moved
+        (from != to).then_some(BarMove { from, to })
+    }
+
+    /// Whether a reset of the function goes on: workers have not let go of everything yet.
+    fn is_away(&self) -> bool {
+        self.plane.read(Plane::is_away)
+    }
+
+    /// Everything is as after power-on, as soon as the workers have let go (PCI Express Base 4.0
+    /// §6.6.2).
+    fn power_on(&self, plane: &mut Plane<Vectors>) {
+        let mut config = held(&self.config);
+        *config = Config::new(self.vectors(), self.queues);
+        self.decodes.store(false, Ordering::Release);
+        self.vectors.power_on(config.gates());
+        plane.let_master(config.is_master());
+        plane.reset_function();
     }
 
     /// Reads the structure that the window is set to (PCFG-03).
@@ -125,7 +165,7 @@ impl PciNic {
         if let Some(data) = data.get_mut(..window.len)
             && self.has_structure(window.offset, window.len)
         {
-            self.read_bar(window.bar, window.offset, data);
+            self.read_structure(window.bar, window.offset, data);
         }
         held(&self.config).set_window_data(&data);
     }
@@ -140,7 +180,7 @@ impl PciNic {
             && let Some(data) = data.get(..window.len)
             && self.has_structure(window.offset, window.len)
         {
-            self.write_bar(window.bar, window.offset, data);
+            self.write_structure(window.bar, window.offset, data);
         }
     }
 
@@ -158,8 +198,16 @@ impl PciNic {
         at.checked_add(u64::try_from(len).unwrap_or(u64::MAX)).is_some_and(|end| end <= room)
     }
 
-    /// A read of 1, 2, 4 or 8 bytes in a region. What is nothing reads 0.
+    /// A read of 1, 2, 4 or 8 bytes in a region. What is nothing reads 0; where the driver has not
+    /// switched the region on, or has put the function to sleep, it reads all ones.
     pub fn read_bar(&self, bar: u8, offset: u64, data: &mut [u8]) {
+        if !self.decodes.load(Ordering::Acquire) {
+            return data.fill(NOTHING);
+        }
+        self.read_structure(bar, offset, data);
+    }
+
+    fn read_structure(&self, bar: u8, offset: u64, data: &mut [u8]) {
         data.fill(0);
         let Some((structure, at)) = accessed(bar, offset, data.len()) else { return };
         match structure {
@@ -178,6 +226,12 @@ impl PciNic {
 
     /// A write of 1, 2, 4 or 8 bytes in a region. What cannot be written so is ignored.
     pub fn write_bar(&self, bar: u8, offset: u64, data: &[u8]) {
+        if self.decodes.load(Ordering::Acquire) {
+            self.write_structure(bar, offset, data);
+        }
+    }
+
+    fn write_structure(&self, bar: u8, offset: u64, data: &[u8]) {
         let Some((structure, at)) = accessed(bar, offset, data.len()) else { return };
         match structure {
             Structure::Common => self.plane.write(|plane| self.write_common(plane, at, data)),
@@ -257,10 +311,10 @@ impl PciNic {
     /// # Errors
     /// When a worker does not give its pair back within 11 seconds.
     pub fn reset(&self) -> Result<(), Unsettled> {
-        self.plane.settle(Plane::reset)?;
-        *held(&self.config) = Config::new(self.vectors(), self.queues);
-        self.vectors.power_on();
-        Ok(())
+        self.plane.settle(|plane| {
+            self.power_on(plane);
+            plane.reset();
+        })
     }
 }
 

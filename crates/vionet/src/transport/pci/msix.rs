@@ -1,15 +1,18 @@
 //! Interrupts on PCI: MSI-X vectors with their masks and pending bits, or the line.
 //!
-//! Each vector has a lock of its own, held while its message is sent: when a write that masks it
-//! has returned, no message is under way. Workers share it only where queues share the vector.
+//! What the driver has set for all of them changes under a lock that every interrupt shares: one
+//! is raised before such a change or after it, and a change takes what waits along. So none is lost
+//! between MSI-X and the line. Each vector has a lock of its own, held while its message is sent:
+//! when a write that masks it has returned, no message is under way. Workers share that one only
+//! where queues share the vector.
 
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use vionet_spec::pci::{ISR_CONFIG, ISR_QUEUE, MSIX_ENTRY_LEN, MSIX_ENTRY_MASKED, NO_VECTOR};
 
 use crate::nic::QueueIndex;
 use crate::run::held;
+use crate::transport::draft::halves;
 use crate::transport::line::{Line, Wires};
 use crate::transport::{Lines, Message};
 
@@ -17,30 +20,43 @@ use crate::transport::{Lines, Message};
 pub(super) struct Vectors {
     lines: Arc<dyn Lines>,
     line: Line,
-    enabled: AtomicBool,
-    /// Enabled, and not all of them masked: one value, so that a write to both bits is one change.
-    open: AtomicBool,
+    mode: RwLock<Mode>,
     entries: Vec<Mutex<Entry>>,
-    config: AtomicU16,
-    queues: Vec<AtomicU16>,
+}
+
+/// What the configuration space lets through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Gates {
+    /// MSI-X is used, and not the line.
+    pub(super) enabled: bool,
+    /// Messages may be sent, where their vector is not masked.
+    pub(super) open: bool,
+    /// The line may be asserted.
+    pub(super) line: bool,
+}
+
+/// What holds for all vectors: which event has which, and what is let through.
+struct Mode {
+    gates: Gates,
+    /// What they are when the reset of the function is over: until then nothing is let through.
+    after_reset: Option<Gates>,
+    config: u16,
+    queues: Vec<u16>,
 }
 
 /// An entry of the table, with its pending bit.
 struct Entry {
     message: Message,
     masked: bool,
-    pending: bool,
+    /// Why a message is to be sent that may not be sent yet, as in the ISR status.
+    pending: u8,
     /// What the embedder was last told.
     route: Option<Message>,
 }
 
 impl Entry {
-    const RESET: Self = Self {
-        message: Message { address: 0, data: 0 },
-        masked: true,
-        pending: false,
-        route: None,
-    };
+    const RESET: Self =
+        Self { message: Message { address: 0, data: 0 }, masked: true, pending: 0, route: None };
 
     /// One of its four words.
     fn word(&self, index: u64) -> u32 {
@@ -64,30 +80,28 @@ impl Entry {
     }
 }
 
-fn halves(address: u64) -> [u32; 2] {
-    let [b0, b1, b2, b3, b4, b5, b6, b7] = address.to_le_bytes();
-    [u32::from_le_bytes([b0, b1, b2, b3]), u32::from_le_bytes([b4, b5, b6, b7])]
-}
-
 fn whole(low: u32, high: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
 impl Vectors {
-    pub(super) fn new(vectors: u16, queues: u16, lines: Arc<dyn Lines>) -> Self {
+    /// As after power-on, which [`Self::power_on`] must make it with what is let through then.
+    pub(super) fn new(vectors: u16, queues: u16, lines: Arc<dyn Lines>, gates: Gates) -> Self {
+        let queues = (0..queues).map(|_| NO_VECTOR).collect();
         Self {
-            line: Line::new(Arc::clone(&lines)),
+            line: Line::new(Arc::clone(&lines), gates.line),
             lines,
-            enabled: AtomicBool::new(false),
-            open: AtomicBool::new(false),
+            mode: RwLock::new(Mode { gates, after_reset: None, config: NO_VECTOR, queues }),
             entries: (0..vectors).map(|_| Mutex::new(Entry::RESET)).collect(),
-            config: AtomicU16::new(NO_VECTOR),
-            queues: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
         }
     }
 
-    pub(super) fn is_enabled(&self) -> bool {
-        self.enabled.load(Ordering::Acquire)
+    fn mode(&self) -> RwLockReadGuard<'_, Mode> {
+        self.mode.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn mode_mut(&self) -> RwLockWriteGuard<'_, Mode> {
+        self.mode.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The bits of the ISR status, left as they are.
@@ -100,46 +114,61 @@ impl Vectors {
         self.line.take(u8::MAX)
     }
 
-    /// What the driver has written to MSI-X message control and to the command register.
-    pub(super) fn control(&self, enabled: bool, all_masked: bool, line: bool) {
-        self.open.store(enabled && !all_masked, Ordering::Release);
-        self.enabled.store(enabled, Ordering::Release);
-        self.line.set_open(line && !enabled);
+    /// What the configuration space lets through from now on. What waited for MSI-X shows on the
+    /// line when that is switched off; what the line showed is sent when it is switched on.
+    pub(super) fn let_through(&self, gates: Gates) {
+        let mut mode = self.mode_mut();
+        let is_switched_on = gates.enabled && !mode.gates.enabled;
+        (mode.gates, mode.after_reset) = (gates, None);
+        self.line.set_open(gates.line);
         for (vector, entry) in (0..).zip(&self.entries) {
-            self.refresh(vector, &mut held(entry));
+            let mut entry = held(entry);
+            if !gates.enabled {
+                self.line.add(std::mem::take(&mut entry.pending));
+            }
+            self.refresh(gates, vector, &mut entry);
+        }
+        if is_switched_on {
+            let reasons = self.line.reasons();
+            let queues = mode.queues.iter().map(|vector| (*vector, ISR_QUEUE));
+            for (vector, reason) in queues.chain([(mode.config, ISR_CONFIG)]) {
+                self.raise(gates, vector, reasons & reason);
+            }
         }
     }
 
-    /// The function is reset: the table is as after power-on.
-    pub(super) fn power_on(&self) {
+    /// The function is being reset: the table is as after power-on, and nothing is let through
+    /// before the device has been reset, too.
+    pub(super) fn power_on(&self, gates: Gates) {
         self.reset();
         for entry in &self.entries {
             let mut entry = held(entry);
             entry.message = Message::default();
             entry.masked = true;
         }
-        self.control(false, false, true);
+        self.let_through(Gates { enabled: false, open: false, line: false });
+        self.mode_mut().after_reset = Some(gates);
     }
 
     /// Sends what is pending and may be sent; tells a changed route.
-    fn refresh(&self, vector: u16, entry: &mut Entry) {
-        let open = self.open.load(Ordering::Acquire) && !entry.masked;
+    fn refresh(&self, gates: Gates, vector: u16, entry: &mut Entry) {
+        let open = gates.open && !entry.masked;
         let route = open.then_some(entry.message);
         if route != entry.route {
             entry.route = route;
             self.lines.route(vector, route);
         }
-        if open && std::mem::take(&mut entry.pending) {
+        if open && std::mem::take(&mut entry.pending) != 0 {
             self.lines.message(vector, entry.message);
         }
     }
 
-    fn raise(&self, vector: u16) {
+    fn raise(&self, gates: Gates, vector: u16, reason: u8) {
         // One that is not there is NO_VECTOR (MSIX-11, MSIX-12).
         if let Some(entry) = self.entries.get(usize::from(vector)) {
             let mut entry = held(entry);
-            entry.pending = true;
-            self.refresh(vector, &mut entry);
+            entry.pending |= reason;
+            self.refresh(gates, vector, &mut entry);
         }
     }
 
@@ -151,21 +180,21 @@ impl Vectors {
     }
 
     pub(super) fn map_config(&self, vector: u32) {
-        self.config.store(self.mapped(vector), Ordering::Release);
+        self.mode_mut().config = self.mapped(vector);
     }
 
     pub(super) fn map_queue(&self, index: QueueIndex, vector: u32) {
-        if let Some(slot) = self.queues.get(index.slot()) {
-            slot.store(self.mapped(vector), Ordering::Release);
+        if let Some(slot) = self.mode_mut().queues.get_mut(index.slot()) {
+            *slot = self.mapped(vector);
         }
     }
 
     pub(super) fn of_config(&self) -> u16 {
-        self.config.load(Ordering::Acquire)
+        self.mode().config
     }
 
     pub(super) fn of_queue(&self, index: QueueIndex) -> u16 {
-        self.queues.get(index.slot()).map_or(NO_VECTOR, |slot| slot.load(Ordering::Acquire))
+        self.mode().of_queue(index)
     }
 
     /// A word of the table, by its offset in bytes.
@@ -176,9 +205,10 @@ impl Vectors {
 
     pub(super) fn write_table(&self, offset: u64, value: u32) {
         let Some((vector, entry, word)) = self.entry(offset) else { return };
+        let mode = self.mode();
         let mut entry = held(entry);
         entry.set_word(word, value);
-        self.refresh(vector, &mut entry);
+        self.refresh(mode.gates, vector, &mut entry);
     }
 
     fn entry(&self, offset: u64) -> Option<(u16, &Mutex<Entry>, u64)> {
@@ -191,71 +221,49 @@ impl Vectors {
     pub(super) fn read_pending(&self, offset: u64) -> u32 {
         let first = usize::try_from(offset.saturating_mul(8)).unwrap_or(usize::MAX);
         let entries = self.entries.iter().skip(first).take(32);
-        (0..)
-            .zip(entries)
-            .fold(0, |bits, (bit, entry)| bits | u32::from(held(entry).pending).wrapping_shl(bit))
+        (0..).zip(entries).fold(0, |bits, (bit, entry)| {
+            bits | u32::from(held(entry).pending != 0).wrapping_shl(bit)
+        })
+    }
+}
+
+impl Mode {
+    fn of_queue(&self, index: QueueIndex) -> u16 {
+        self.queues.get(index.slot()).copied().unwrap_or(NO_VECTOR)
     }
 }
 
 impl Wires for Vectors {
     fn queue(&self, index: QueueIndex) {
-        if self.is_enabled() {
-            self.raise(self.of_queue(index));
+        let mode = self.mode();
+        if mode.gates.enabled {
+            self.raise(mode.gates, mode.of_queue(index), ISR_QUEUE);
         } else {
             self.line.add(ISR_QUEUE);
         }
     }
 
     fn config(&self) {
+        let mode = self.mode();
         self.line.add(ISR_CONFIG);
-        if self.is_enabled() {
-            self.raise(self.of_config());
+        if mode.gates.enabled {
+            self.raise(mode.gates, mode.config, ISR_CONFIG);
         }
     }
 
     fn reset(&self) {
-        self.config.store(NO_VECTOR, Ordering::Release);
-        self.queues.iter().for_each(|slot| slot.store(NO_VECTOR, Ordering::Release));
-        self.entries.iter().for_each(|entry| held(entry).pending = false);
+        let mut mode = self.mode_mut();
+        mode.config = NO_VECTOR;
+        mode.queues.fill(NO_VECTOR);
+        self.entries.iter().for_each(|entry| held(entry).pending = 0);
         self.line.take(u8::MAX);
+        if let Some(gates) = mode.after_reset.take() {
+            mode.gates = gates;
+            self.line.set_open(gates.line);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::thread;
-
-    use super::*;
-
-    /// No message may be sent.
-    struct Quiet;
-
-    impl Lines for Quiet {
-        fn level(&self, _asserted: bool) {}
-
-        fn message(&self, _vector: u16, _message: Message) {
-            panic!("all vectors are masked whenever they are enabled");
-        }
-    }
-
-    #[test]
-    fn vectors_that_are_enabled_and_masked_at_once_are_never_open() {
-        let vectors = Vectors::new(1, 1, Arc::new(Quiet));
-        vectors.map_queue(QueueIndex(0), 0);
-        vectors.write_table(12, 0);
-        let done = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let worker = scope.spawn(|| {
-                while !done.load(Ordering::Relaxed) {
-                    vectors.queue(QueueIndex(0));
-                }
-            });
-            for _ in 0..200_000 {
-                vectors.control(true, true, true);
-                vectors.control(false, false, true);
-            }
-            done.store(true, Ordering::Relaxed);
-            worker.join().unwrap();
-        });
-    }
-}
+#[path = "msix/tests.rs"]
+mod tests;
