@@ -178,7 +178,19 @@ impl Filter {
         &self.table
     }
 
-    /// The VLANs that the guest is in, to be looked at or changed (VIRTIO 1.4 §5.1.9.5.3).
+    /// The guest's own address, as far as it is known.
+    #[must_use]
+    pub fn mac(&self) -> Option<Mac> {
+        self.mac.map(mac_of)
+    }
+
+    /// The VLANs that the guest is in.
+    #[must_use]
+    pub const fn vlans(&self) -> &VlanSet {
+        &self.vlans
+    }
+
+    /// The same, to be changed (VIRTIO 1.4 §5.1.9.5.3).
     pub const fn vlans_mut(&mut self) -> &mut VlanSet {
         &mut self.vlans
     }
@@ -241,6 +253,11 @@ const fn number_of(mac: Mac) -> u64 {
     u64::from_be_bytes([0, 0, a, b, c, d, e, f])
 }
 
+const fn mac_of(number: u64) -> Mac {
+    let [_, _, a, b, c, d, e, f] = number.to_be_bytes();
+    [a, b, c, d, e, f]
+}
+
 /// Addresses of one kind; all there are, if they were too many.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Addresses {
@@ -264,6 +281,11 @@ impl Addresses {
         addresses.count = list.len().min(ADDRESSES_MAX);
         addresses.overflown = list.len() > ADDRESSES_MAX;
         addresses
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Mac> + '_ {
+        let surplus = self.kept.last().filter(|_| self.overflown);
+        self.kept.iter().take(self.count).chain(surplus).map(|number| mac_of(*number))
     }
 
     #[inline]
@@ -292,6 +314,16 @@ impl MacTable {
             return Err(CommandFault::Trailing);
         }
         Ok(Self { unicast: Addresses::of(unicast), multicast: Addresses::of(multicast) })
+    }
+
+    /// The unicast addresses that make this table: with one too many, if there were more.
+    pub fn unicast(&self) -> impl Iterator<Item = Mac> + '_ {
+        self.unicast.iter()
+    }
+
+    /// The same of the multicast addresses.
+    pub fn multicast(&self) -> impl Iterator<Item = Mac> + '_ {
+        self.multicast.iter()
     }
 }
 

@@ -19,7 +19,7 @@ mod toeplitz;
 mod tunnel;
 
 use vionet_spec::hash::{
-    REPORT_IPV4, REPORT_IPV6, REPORT_IPV6_EX, REPORT_NONE, TUNNELS_ALL, TYPES_ALL,
+    KEY_MAX, REPORT_IPV4, REPORT_IPV6, REPORT_IPV6_EX, REPORT_NONE, TUNNELS_ALL, TYPES_ALL,
 };
 
 use self::headers::{Addresses, Packet, Ports};
@@ -74,6 +74,18 @@ impl FlowHash {
     #[must_use]
     pub fn disabled() -> Self {
         Self { toeplitz: Toeplitz::ZERO, types: 0, tunnels: 0 }
+    }
+
+    /// The `TYPE_`s that are hashed.
+    #[must_use]
+    pub const fn types(&self) -> u32 {
+        self.types
+    }
+
+    /// The key, filled up with zeroes.
+    #[must_use]
+    pub const fn key(&self) -> &[u8; KEY_MAX] {
+        self.toeplitz.key()
     }
 
     /// Hashes the inner headers of the `TUNNEL_`s of `tunnels` from now on, and of no others

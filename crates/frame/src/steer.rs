@@ -189,11 +189,22 @@ impl IndirectionTable {
         Ok(table)
     }
 
+    /// Pairs, by what the mask leaves of a hash: as many as there are numbers up to the mask.
+    #[must_use]
+    pub fn entries(&self) -> &[u16] {
+        self.pairs.get(..=usize::from(self.mask)).unwrap_or(&self.pairs)
+    }
+
+    /// Where frames go that have no hash.
+    #[must_use]
+    pub const fn unclassified(&self) -> u16 {
+        self.unclassified
+    }
+
     /// How many pairs, from the first on, frames may go to.
     #[must_use]
     pub fn pairs_used(&self) -> u16 {
-        let looked_at = self.pairs.iter().take(usize::from(self.mask).saturating_add(1));
-        let last = looked_at.fold(self.unclassified, |most, pair| most.max(*pair));
+        let last = self.entries().iter().fold(self.unclassified, |most, pair| most.max(*pair));
         last.saturating_add(1)
     }
 

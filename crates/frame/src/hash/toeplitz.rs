@@ -26,6 +26,7 @@ type Table = [u32; 256];
 pub struct Toeplitz {
     /// For each byte of the input.
     bytes: [Table; INPUT_MAX],
+    key: [u8; KEY_MAX],
 }
 
 impl fmt::Debug for Toeplitz {
@@ -37,7 +38,7 @@ impl fmt::Debug for Toeplitz {
 
 impl Toeplitz {
     /// The key of zeroes: every hash is 0.
-    pub const ZERO: Self = Self { bytes: [[0; 256]; INPUT_MAX] };
+    pub const ZERO: Self = Self { bytes: [[0; 256]; INPUT_MAX], key: [0; KEY_MAX] };
 
     /// Makes a key ready. One shorter than [`KEY_MAX`] is used as if zeroes followed; `None` if it
     /// is longer.
@@ -45,12 +46,17 @@ impl Toeplitz {
     pub fn new(key: &[u8]) -> Option<Self> {
         let mut padded = [0; KEY_MAX];
         padded.get_mut(..key.len())?.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
-        let mut toeplitz = Self::ZERO;
+        let mut toeplitz = Self { key: padded, ..Self::ZERO };
         for (table, five) in toeplitz.bytes.iter_mut().zip(padded.windows(5)) {
             let [a, b, c, d, e] = *five else { return None };
             *table = sums(u64::from_be_bytes([0, 0, 0, a, b, c, d, e]));
         }
         Some(toeplitz)
+    }
+
+    /// The key, filled up with zeroes.
+    pub(super) const fn key(&self) -> &[u8; KEY_MAX] {
+        &self.key
     }
 
     /// The hash of `input`; of [`INPUT_MAX`] bytes of it, if it is longer.
