@@ -96,7 +96,7 @@ impl PackedRing {
             let at = area.checked_add(offset).ok_or(Fault::RingUnmapped)?;
             space.index(at).ok_or(Fault::RingUnmapped)
         };
-        let ring = Self {
+        Ok(Self {
             size,
             event_idx: features.event_idx,
             in_order: features.in_order,
@@ -114,10 +114,13 @@ impl PackedRing {
             first: None,
             told: false,
             wish: EVENT_FLAGS_ENABLE,
-        };
-        // Old values in memory are stale (VU-PIT-12): kicks are wanted from here on.
-        ring.device_flags.store_release(EVENT_FLAGS_ENABLE);
-        Ok(ring)
+        })
+    }
+
+    /// Old values in memory are stale (VU-PIT-12): kicks are wanted from here on.
+    pub(crate) fn begun(self) -> Self {
+        self.device_flags.store_release(EVENT_FLAGS_ENABLE);
+        self
     }
 
     pub(crate) fn has_event_idx(&self) -> bool {

@@ -78,8 +78,34 @@ impl QueueSetup {
         from: Cursor,
     ) -> Result<Queue, Fault> {
         match features.format {
-            Format::Split => Ok(Queue::split(SplitRing::new(&self, space, features, from)?)),
-            Format::Packed => Ok(Queue::packed(PackedRing::new(&self, space, features, from)?)),
+            Format::Split => {
+                Ok(Queue::split(SplitRing::new(&self, space, features, from)?.begun()))
+            }
+            Format::Packed => {
+                Ok(Queue::packed(PackedRing::new(&self, space, features, from)?.begun()))
+            }
+        }
+    }
+
+    /// Whether [`Self::activate`] would succeed; nothing is touched. Of memory that the platform
+    /// translates it is not known yet where it is.
+    ///
+    /// # Errors
+    /// The rule that the configuration breaks.
+    pub fn check(
+        self,
+        space: &Arc<AddressSpace>,
+        features: RingFeatures,
+        from: Option<Cursor>,
+    ) -> Result<(), Fault> {
+        let from = from.unwrap_or(Cursor::start(features.format));
+        let checked = match features.format {
+            Format::Split => SplitRing::new(&self, space, features, from).map(drop),
+            Format::Packed => PackedRing::new(&self, space, features, from).map(drop),
+        };
+        match checked {
+            Err(Fault::RingUnmapped) if space.is_translated() => Ok(()),
+            checked => checked,
         }
     }
 }

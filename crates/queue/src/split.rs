@@ -73,7 +73,7 @@ impl SplitRing {
         let index = |area, offset| space.index(at(area, offset)?).ok_or(Fault::RingUnmapped);
         let used_event = entries.saturating_mul(2).saturating_add(RING_OFFSET);
         let avail_event = entries.saturating_mul(USED_ELEM_LEN).saturating_add(RING_OFFSET);
-        let ring = Self {
+        Ok(Self {
             size,
             event_idx: features.event_idx,
             in_order: features.in_order,
@@ -93,11 +93,14 @@ impl SplitRing {
             published: from.used,
             told: false,
             quiet: false,
-        };
-        // Old values in memory are stale (VU-PIT-12): kicks are wanted from here on.
-        ring.used_flags.store(0);
-        ring.avail_event.store(from.avail);
-        Ok(ring)
+        })
+    }
+
+    /// Old values in memory are stale (VU-PIT-12): kicks are wanted from here on.
+    pub(crate) fn begun(self) -> Self {
+        self.used_flags.store(0);
+        self.avail_event.store(self.next_avail);
+        self
     }
 
     pub(crate) fn has_event_idx(&self) -> bool {
