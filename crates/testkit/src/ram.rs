@@ -1,5 +1,6 @@
 //! Guest memory between pages that fault.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use vionet_raw::host::mmap::Mapping;
@@ -25,6 +26,18 @@ impl GuestRam {
             mapping.into_region(GuestAddr(*at), UserAddr(*at))
         });
         let map = MemoryMap::new(regions.collect()).expect("a map of the regions");
+        Self { space: Arc::new(AddressSpace::new(Arc::new(map))) }
+    }
+
+    /// Memory that another process may have, too: `len` bytes of a file, at a guest address.
+    ///
+    /// # Panics
+    /// When the file is shorter.
+    #[must_use]
+    pub fn shared(file: BorrowedFd<'_>, at: u64, len: u64) -> Self {
+        let mapping = Mapping::shared(file, 0, len).expect("memory of a file");
+        let region = mapping.into_region(GuestAddr(at), UserAddr(at));
+        let map = MemoryMap::new(vec![region]).expect("a map of one region");
         Self { space: Arc::new(AddressSpace::new(Arc::new(map))) }
     }
 

@@ -1,6 +1,6 @@
 //! An honest driver of a split ring (VIRTIO 1.4 §2.7), which notices what a device does wrong.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{Ordering, fence};
 
 use vionet_queue::{Format, QueueSetup, RingFeatures};
@@ -83,6 +83,8 @@ pub struct SplitDriver {
     avail_event: SharedIndex,
     free: Vec<u16>,
     posted: HashMap<u16, Posted>,
+    /// Heads in the order made available, where they are used in it.
+    in_order: Option<VecDeque<u16>>,
     /// Next available entry to write.
     next: u16,
     /// avail.idx as the device sees it.
@@ -129,6 +131,7 @@ impl SplitDriver {
             avail_event: index(device + 4 + 8 * n),
             free: (0..size).rev().collect(),
             posted: HashMap::new(),
+            in_order: None,
             next: start,
             exposed: start,
             seen: start,
@@ -137,6 +140,13 @@ impl SplitDriver {
         driver_side.used_idx.store(start);
         driver_side.used_event.store(start);
         driver_side
+    }
+
+    /// The same with IN_ORDER agreed on: one used entry may stand for several chains (SPN-11).
+    #[must_use]
+    pub fn in_order(mut self) -> Self {
+        self.in_order = Some(VecDeque::new());
+        self
     }
 
     /// Where the ring is.
@@ -148,8 +158,8 @@ impl SplitDriver {
     /// What this driver has negotiated.
     #[must_use]
     pub fn features(&self) -> RingFeatures {
-        let event_idx = self.event_idx;
-        RingFeatures { format: Format::Split, event_idx, indirect: true, in_order: false }
+        let (event_idx, in_order) = (self.event_idx, self.in_order.is_some());
+        RingFeatures { format: Format::Split, event_idx, indirect: true, in_order }
     }
 
     /// Descriptors that are free.
@@ -211,6 +221,7 @@ impl SplitDriver {
         let room = buffers.iter().filter(|buffer| buffer.writable).map(|buffer| buffer.len).sum();
         let before = self.posted.insert(head, Posted { slots, room });
         assert!(before.is_none(), "a free descriptor is no head");
+        self.in_order.iter_mut().for_each(|order| order.push_back(head));
         Some(head)
     }
 
@@ -260,6 +271,14 @@ impl SplitDriver {
         while self.seen != end {
             let UsedElem { id, len } = self.used_ring.load(self.seen);
             let head = u16::try_from(id).expect("a head is a descriptor's number");
+            // Those before it have gone the same way, and have no entry.
+            for passed in self.passed_before(head) {
+                let posted = self.posted.remove(&passed).expect("the device used what it owed");
+                self.free.extend(posted.slots.iter().rev());
+                used.push(Used { head: passed, len: 0 });
+                self.seen = self.seen.wrapping_add(1);
+                assert_ne!(self.seen, end, "an entry stands for more than were used");
+            }
             let posted = self.posted.remove(&head).expect("the device used what it owed");
             assert!(len <= posted.room, "used.len {len} is over the chain's {}", posted.room);
             self.free.extend(posted.slots.iter().rev());
@@ -267,6 +286,15 @@ impl SplitDriver {
             self.seen = self.seen.wrapping_add(1);
         }
         used
+    }
+
+    /// In order: the chains that the entry of `head` stands for, beside its own.
+    fn passed_before(&mut self, head: u16) -> Vec<u16> {
+        let Some(order) = &mut self.in_order else { return Vec::new() };
+        let last = order.iter().position(|one| *one == head).expect("the device used what it owed");
+        let mut passed: Vec<_> = order.drain(..=last).collect();
+        passed.pop();
+        passed
     }
 
     /// Asks for an interrupt with the `ahead`-th used chain from now (0 is the next one) and

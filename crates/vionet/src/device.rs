@@ -1,5 +1,7 @@
 //! A whole device in one handle: the control plane, its endpoint, its workers.
 
+mod moves;
+
 use std::boxed::Box;
 use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -29,6 +29,7 @@
 
 extern crate alloc;
 
+mod absent;
 mod config;
 mod control;
 pub mod endpoint;
@@ -46,6 +47,8 @@ mod device;
 #[cfg(feature = "std")]
 mod run;
 #[cfg(feature = "std")]
+pub mod state;
+#[cfg(feature = "std")]
 pub mod transport;
 
 pub use config::{NicConfig, PAIRS_MAX};
@@ -55,10 +58,13 @@ pub use interrupt::Interrupt;
 pub use negotiate::{Negotiated, Offer, Plan, Refusal};
 pub use nic::{Effect, Effects, Nic, Op, OpError, PairIndex, QueueIndex, QueueRole};
 pub use pair::{Limits, Next, PairFault, QueuePair, Step};
-pub use snapshot::{COUNTERS, LaneSnapshot, PairSnapshot, Snapshot};
+pub use snapshot::{LaneSnapshot, PairSnapshot, Snapshot};
+pub use stats::COUNTERS;
 pub use time::Instant;
 
 #[cfg(feature = "std")]
 pub use device::{Device, DeviceError};
 #[cfg(feature = "std")]
 pub use run::{Hands, Herald, Report, WorkerOptions, Workers};
+#[cfg(feature = "std")]
+pub use state::State;

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use vionet_spec::feature::FeatureBits;
 
 use crate::nic::Nic;
-use crate::stats::{Counter, DropReason, HISTOGRAM, LaneStats, PairStats};
+use crate::stats::{COUNTERS, DropReason, HISTOGRAM, LaneStats, PairStats};
 
 /// What a device is and has done so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,36 +50,10 @@ pub struct LaneSnapshot {
     pub drops: Vec<(DropReason, u64)>,
 }
 
-/// How many counters a direction has, beside batches by size and drops by reason.
-pub const COUNTERS: usize = 21;
-
 impl LaneSnapshot {
     fn of(lane: &LaneStats) -> Self {
-        let counters: [(&str, &Counter); COUNTERS] = [
-            ("frames", &lane.frames),
-            ("bytes", &lane.bytes),
-            ("batches", &lane.batches),
-            ("interrupts", &lane.interrupts),
-            ("suppressed", &lane.suppressed),
-            ("starved", &lane.starved),
-            ("stalled", &lane.stalled),
-            ("untranslated", &lane.untranslated),
-            ("faults", &lane.faults),
-            ("host_errors", &lane.host_errors),
-            ("kicks", &lane.kicks),
-            ("open_checksums", &lane.open_checksums),
-            ("validated", &lane.validated),
-            ("uncut", &lane.uncut),
-            ("uncut_bytes", &lane.uncut_bytes),
-            ("coalesced", &lane.coalesced),
-            ("coalesced_bytes", &lane.coalesced_bytes),
-            ("segments", &lane.segments),
-            ("segment_bytes", &lane.segment_bytes),
-            ("limited", &lane.limited),
-            ("limited_bytes", &lane.limited_bytes),
-        ];
         Self {
-            counters: counters.map(|(name, counter)| (name, counter.value())),
+            counters: lane.counters().map(|(name, counter)| (name, counter.value())),
             batch_sizes: lane.batch_sizes.values(),
             wake_sizes: lane.wake_sizes.values(),
             drops: lane.drops().filter(|(_, count)| *count > 0).collect(),

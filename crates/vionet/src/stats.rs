@@ -13,7 +13,8 @@ macro_rules! reasons {
         pub enum $kind { $($(#[$vdoc])* $name,)* }
 
         impl $kind {
-            /// Every reason, in the order of the counters.
+            /// Every reason, in the order of the counters, of saved states, too: a new one comes at
+            /// the end.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
             /// The reason as a word for counters and logs.
@@ -164,6 +165,12 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
     }
 
+    /// Goes on from this number; only while no pair is out.
+    #[cfg(feature = "std")]
+    pub(crate) fn set(&self, count: u64) {
+        self.0.store(count, Ordering::Relaxed);
+    }
+
     /// The count so far.
     #[must_use]
     pub fn value(&self) -> u64 {
@@ -244,6 +251,12 @@ pub struct Histogram([Counter; HISTOGRAM]);
 pub const HISTOGRAM: usize = 12;
 
 impl Histogram {
+    /// The counters, place by place.
+    #[cfg(feature = "std")]
+    pub(crate) const fn counters(&self) -> &[Counter] {
+        &self.0
+    }
+
     /// Counts a number above 0; only the owner calls this.
     #[inline]
     pub(crate) fn add(&self, number: usize) {
@@ -260,7 +273,44 @@ impl Histogram {
     }
 }
 
+/// How many counters a direction has, beside batches by size and drops by reason.
+pub const COUNTERS: usize = 21;
+
 impl LaneStats {
+    /// Its counters by name, `frames` and `bytes` first. Saved states have them in this order: a
+    /// new one comes at the end.
+    pub(crate) const fn counters(&self) -> [(&'static str, &Counter); COUNTERS] {
+        [
+            ("frames", &self.frames),
+            ("bytes", &self.bytes),
+            ("batches", &self.batches),
+            ("interrupts", &self.interrupts),
+            ("suppressed", &self.suppressed),
+            ("starved", &self.starved),
+            ("stalled", &self.stalled),
+            ("untranslated", &self.untranslated),
+            ("faults", &self.faults),
+            ("host_errors", &self.host_errors),
+            ("kicks", &self.kicks),
+            ("open_checksums", &self.open_checksums),
+            ("validated", &self.validated),
+            ("uncut", &self.uncut),
+            ("uncut_bytes", &self.uncut_bytes),
+            ("coalesced", &self.coalesced),
+            ("coalesced_bytes", &self.coalesced_bytes),
+            ("segments", &self.segments),
+            ("segment_bytes", &self.segment_bytes),
+            ("limited", &self.limited),
+            ("limited_bytes", &self.limited_bytes),
+        ]
+    }
+
+    /// Dropped frames, in the order of the reasons.
+    #[cfg(feature = "std")]
+    pub(crate) const fn drop_counters(&self) -> &[Counter] {
+        &self.drops.0
+    }
+
     /// Adds dropped frames.
     pub(crate) fn dropped(&self, reason: DropReason, count: u64) {
         let index = DropReason::ALL.iter().position(|one| *one == reason);

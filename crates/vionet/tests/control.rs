@@ -348,12 +348,15 @@ fn delays_of_one_queue_are_told_and_end_with_its_life() {
     assert_eq!(bench.command(&[6, 2, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0], 0).0, OK);
     assert_eq!(bench.command(&[6, 0, 5, 0, 0, 0, 6, 0, 0, 0], 0).0, OK);
     assert_eq!(bench.command(&[6, 2, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0], 0).0, OK);
-    bench.apply(Op::StopQueue(TX)).unwrap();
+    for index in [TX, RX] {
+        bench.apply(Op::StopQueue(index)).unwrap();
+        assert_eq!(bench.command(&of(index.0), 8).1, [2, 0, 0, 0, 3, 0, 0, 0], "a pause ends none");
+        bench.apply(Op::EnableQueue(index, false)).unwrap();
+        assert_eq!(bench.command(&of(index.0), 8).0, ERR, "NET-COAL-04");
+        bench.apply(Op::EnableQueue(index, true)).unwrap();
+    }
     assert_eq!(bench.command(&of(1), 8).1, [5, 0, 0, 0, 6, 0, 0, 0], "NET-COAL-05");
-    bench.apply(Op::StopQueue(RX)).unwrap();
     assert_eq!(bench.command(&of(0), 8).1, [7, 0, 0, 0, 8, 0, 0, 0], "NET-COAL-06");
-    bench.apply(Op::EnableQueue(RX, false)).unwrap();
-    assert_eq!(bench.command(&of(0), 8).0, ERR, "NET-COAL-04");
     bench.apply(Op::Reset).unwrap();
     bench.apply(Op::Negotiate(Bench::bits(ALL))).unwrap();
     assert_eq!(bench.nic.active_pairs(), 1);

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use vionet::endpoint::{Endpoint, OpenError};
+use vionet::state::{RestoreError, SaveError};
 use vionet::transport::{BarMove, MmioNic, PciNic, Unsettled};
-use vionet::{OpError, Report};
+use vionet::{OpError, Report, Snapshot, State};
 use vionet_raw::AddressSpace;
 use vionet_spec::{mmio, pci};
 
@@ -35,6 +37,13 @@ pub(crate) trait Front: Send + Sync {
     fn turn_link(&self, up: bool) {
         self.set_link(up).unwrap();
     }
+    fn save(&self) -> Result<State, SaveError>;
+    fn restore(&self, state: &State) -> Result<(), RestoreError>;
+    fn snapshot(&self) -> Snapshot;
+    fn replace(
+        &self,
+        make: &dyn Fn() -> Result<Box<dyn Endpoint>, OpenError>,
+    ) -> Result<(), OpError>;
 }
 
 pub(crate) fn get(nic: &MmioNic, offset: u64) -> u32 {
@@ -161,6 +170,21 @@ impl Front for MmioNic {
     fn set_link(&self, up: bool) -> Result<(), OpError> {
         Self::set_link(self, up)
     }
+    fn save(&self) -> Result<State, SaveError> {
+        Self::save(self)
+    }
+    fn restore(&self, state: &State) -> Result<(), RestoreError> {
+        Self::restore(self, state)
+    }
+    fn snapshot(&self) -> Snapshot {
+        Self::snapshot(self)
+    }
+    fn replace(
+        &self,
+        make: &dyn Fn() -> Result<Box<dyn Endpoint>, OpenError>,
+    ) -> Result<(), OpError> {
+        Self::replace_endpoint(self, make)
+    }
 }
 
 pub(crate) const ISR: u64 = 0x1000;
@@ -239,5 +263,20 @@ impl Front for PciNic {
     }
     fn set_link(&self, up: bool) -> Result<(), OpError> {
         Self::set_link(self, up)
+    }
+    fn save(&self) -> Result<State, SaveError> {
+        Self::save(self)
+    }
+    fn restore(&self, state: &State) -> Result<(), RestoreError> {
+        Self::restore(self, state)
+    }
+    fn snapshot(&self) -> Snapshot {
+        Self::snapshot(self)
+    }
+    fn replace(
+        &self,
+        make: &dyn Fn() -> Result<Box<dyn Endpoint>, OpenError>,
+    ) -> Result<(), OpError> {
+        Self::replace_endpoint(self, make)
     }
 }

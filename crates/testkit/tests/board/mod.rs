@@ -227,12 +227,17 @@ pub(crate) fn rings(ram: &GuestRam, place: u64) -> [SplitDriver; 2] {
 impl<F: Front + ?Sized> Board<F> {
     /// Up to FEATURES_OK, with these bits of the word that VERSION_1 is in.
     pub(crate) fn negotiate(&mut self, word: u32) {
+        self.negotiate_all([0, word | MODERN]);
+    }
+
+    /// The same with these two words.
+    pub(crate) fn negotiate_all(&mut self, [low, high]: [u32; 2]) {
         self.nic.set_status(0);
         self.shows(0); // ST-01
         self.nic.set_status(ACKNOWLEDGE);
         self.nic.set_status(ACKNOWLEDGE | DRIVER);
-        self.nic.choose(0, 0);
-        self.nic.choose(1, word | MODERN);
+        self.nic.choose(0, low);
+        self.nic.choose(1, high);
         self.nic.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK);
         assert_eq!(self.nic.status(), ACKNOWLEDGE | DRIVER | FEATURES_OK);
     }

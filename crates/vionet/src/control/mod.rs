@@ -10,6 +10,8 @@
 //! acknowledged when it is in force: every pair is at home meanwhile.
 
 mod command;
+#[cfg(feature = "std")]
+mod saved;
 mod state;
 mod statistics;
 

@@ -66,21 +66,21 @@ pub(crate) struct ControlState {
     /// The receive offloads that are switched on.
     pub(crate) offloads: Offloads,
     /// What the driver wants to receive.
-    filter: Filter,
+    pub(super) filter: Filter,
     /// Hashes that are reported under automatic steering.
-    hash: Box<FlowHash>,
+    pub(super) hash: Box<FlowHash>,
     /// Where frames go, and by which hash; `None` under automatic steering (NET-CTRL-MQ-10).
-    rss: Option<Box<(FlowHash, IndirectionTable)>>,
+    pub(super) rss: Option<Box<(FlowHash, IndirectionTable)>>,
     /// Tunnels whose inner headers are hashed (NET-IHH-06).
-    tunnels: u32,
+    pub(super) tunnels: u32,
     /// For queues that start: receive, transmit.
-    usual: [Coalescing; 2],
-    coalescing: Vec<Coalescing>,
+    pub(super) usual: [Coalescing; 2],
+    pub(super) coalescing: Vec<Coalescing>,
 }
 
 /// Each receive offload that can be switched: its bit in the command, the offload, its feature.
 /// Linux counts GUEST_HDRLEN among them, which switches nothing: our header lengths are exact.
-const OFFLOADS: [(u8, Offloads, Feature); 10] = [
+pub(super) const OFFLOADS: [(u8, Offloads, Feature); 10] = [
     (1, Offloads::CSUM, Feature::GUEST_CSUM),
     (7, Offloads::TSO4, Feature::GUEST_TSO4),
     (8, Offloads::TSO6, Feature::GUEST_TSO6),
@@ -151,8 +151,8 @@ impl ControlState {
         self.coalescing.get(usize::from(queue.0)).copied().unwrap_or_default()
     }
 
-    /// A queue that starts again has what its kind has (NET-COAL-05, NET-COAL-06).
-    pub(crate) fn queue_stopped(&mut self, queue: QueueIndex) {
+    /// A queue whose life has ended begins with what its kind has (NET-COAL-05, NET-COAL-06).
+    pub(crate) fn queue_ended(&mut self, queue: QueueIndex) {
         let [receive, transmit] = self.usual;
         if let Some(slot) = self.coalescing.get_mut(usize::from(queue.0)) {
             *slot = if queue.is_receive() { receive } else { transmit };

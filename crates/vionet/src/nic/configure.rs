@@ -40,12 +40,13 @@ impl Nic {
             #[cfg(feature = "std")]
             siblings: Arc::clone(&self.inlets),
         });
-        let Self { pairs, state, link_up, limits, .. } = self;
+        let link_up = self.is_link_up();
+        let Self { pairs, state, limits, .. } = self;
         for slot in pairs {
             let delays = state.coalescing_of(slot.index);
             let in_use = state.pairs.is_none_or(|pairs| slot.index.0 < pairs);
             if let Some(pair) = slot.home() {
-                let (link_up, limits) = (*link_up, limits.clone());
+                let limits = limits.clone();
                 let inspection = inspection.clone();
                 pair.configure(PairConfig { plan, link_up, in_use, delays, limits, inspection });
             }

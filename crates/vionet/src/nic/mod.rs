@@ -15,10 +15,13 @@
 //! one mechanism instead of one per kind of change. The control queue is no pair's: it is served
 //! right here, a command an operation.
 
+mod attach;
 mod commands;
 mod configure;
 mod op;
 mod queues;
+#[cfg(feature = "std")]
+mod saved;
 mod slot;
 
 use alloc::boxed::Box;
@@ -39,12 +42,12 @@ use slot::{PairSlot, Place, QueueSlot};
 
 use crate::config::{ConfigSpace, NicConfig, PAIRS_MAX};
 use crate::control::{ControlLane, ControlState};
-use crate::endpoint::{Capabilities, EndpointQueue, OpenError};
+use crate::endpoint::Capabilities;
 use crate::interrupt::Interrupt;
 use crate::negotiate::{Negotiated, Offer};
 #[cfg(feature = "std")]
 use crate::pair::Inlet;
-use crate::pair::{Guarded, Limits, Lower, QueuePair, TRANSLATION_REST};
+use crate::pair::{Limits, QueuePair, TRANSLATION_REST};
 use crate::stats::{ControlStats, PairStats};
 
 /// What waits for pairs to come home, or for the endpoint to open.
@@ -52,6 +55,8 @@ enum Job {
     Op(Op),
     /// The command in work of the control queue.
     Command,
+    /// The pairs have queues of the new endpoint.
+    Attached,
 }
 
 /// The control plane of a network device.
@@ -59,7 +64,12 @@ pub struct Nic {
     config: NicConfig,
     capabilities: Capabilities,
     offer: Offer,
+    /// The host wants the link up.
     link_up: bool,
+    /// Nothing is behind the device: the link is down.
+    is_absent: bool,
+    /// The endpoint has been taken away, and another comes: no pair goes out.
+    is_detached: bool,
     config_interrupt: Option<Arc<dyn Interrupt>>,
     generation: u8,
     negotiated: Option<Negotiated>,
@@ -101,6 +111,8 @@ impl Nic {
             capabilities,
             offer: Offer::new(&config),
             link_up: true,
+            is_absent: false,
+            is_detached: false,
             config_interrupt: None,
             generation: 0,
             negotiated: None,
@@ -253,17 +265,17 @@ impl Nic {
         self.spread()
     }
 
-    /// Whether the link is up.
+    /// Whether the link is up: the host wants it, and there is a host side.
     #[must_use]
     pub fn is_link_up(&self) -> bool {
-        self.link_up
+        self.link_up && !self.is_absent
     }
 
     /// The device configuration space (VIRTIO 1.4 §5.1.4). Every field can be read, also before
     /// anything was negotiated (CFG-01).
     #[must_use]
     pub fn config_space(&self) -> [u8; CONFIG_LEN] {
-        let link = if self.link_up { S_LINK_UP } else { 0 };
+        let link = if self.is_link_up() { S_LINK_UP } else { 0 };
         let announce = if self.state.announce { S_ANNOUNCE } else { 0 };
         let space = ConfigSpace {
             mac: self.state.mac,
@@ -334,7 +346,7 @@ impl Nic {
             Op::Rewire(pair) => Some(*pair),
             Op::Commands => return self.begin_commands(effects),
             Op::Announce(_) => Some(PairIndex(0)),
-            Op::SetLink(_) | Op::SetLimits(_) | Op::Reset => {
+            Op::SetLink(_) | Op::SetLimits(_) | Op::Detach | Op::Attach(_) | Op::Reset => {
                 return self.recall(|_| true, Job::Op(op), effects);
             }
         };
@@ -375,42 +387,12 @@ impl Nic {
         }
     }
 
-    /// Before answering [`Effect::Open`] whose settings have `spreads`: an inlet for each pair.
-    #[cfg(feature = "std")]
-    pub fn set_inlets(&mut self, inlets: Vec<Arc<Inlet>>) {
-        self.inlets = inlets.into();
-    }
-
-    /// Answers [`Effect::Open`] with one endpoint queue per pair, in pair order.
-    pub fn opened(
-        &mut self,
-        queues: Result<Vec<Box<dyn EndpointQueue>>, OpenError>,
-        effects: &mut Effects,
-    ) {
-        let (Some(job), Some(agreed)) = (self.pending.take(), self.negotiated) else { return };
-        let queues = match queues {
-            Ok(queues) => queues,
-            Err(error) => return self.finish(Err(OpError::Endpoint(error)), effects),
-        };
-        let transmit = agreed.plan().transmit;
-        for (slot, queue) in self.pairs.iter_mut().zip(queues) {
-            let queue = Lower::around(queue, transmit, self.capabilities.transmit);
-            let queue = Guarded::around(queue, self.guard.as_ref());
-            let pair = QueuePair::new(slot.index, *agreed.plan(), queue, Arc::clone(&slot.stats));
-            #[cfg(feature = "std")]
-            let pair = pair.with_inlet(self.inlets.get(slot.index.slot()).cloned());
-            slot.place = Place::Home(Box::new(pair));
-        }
-        self.gather_inlets();
-        self.configure_pairs();
-        self.perform(job, effects);
-    }
-
     /// Performs a job; every pair it touches is at home.
     fn perform(&mut self, job: Job, effects: &mut Effects) {
         let op = match job {
             Job::Op(op) => op,
             Job::Command => return self.obey_and_go_on(effects),
+            Job::Attached => return self.attached(effects),
         };
         let result = match op {
             Op::Negotiate(bits) => self.negotiate(bits, false),
@@ -447,6 +429,11 @@ impl Nic {
                 self.announce(mac, effects);
                 Ok(())
             }
+            Op::Detach => {
+                self.detach();
+                Ok(())
+            }
+            Op::Attach(capabilities) => return self.attach(capabilities, effects),
             Op::Reset => {
                 self.reset();
                 Ok(())
@@ -462,6 +449,9 @@ impl Nic {
     }
 
     fn send_out(&mut self, effects: &mut Effects) {
+        if self.is_detached {
+            return;
+        }
         for slot in &mut self.pairs {
             if slot.is_live() && matches!(slot.place, Place::Home(_)) {
                 let place = core::mem::replace(&mut slot.place, Place::Out);
@@ -503,8 +493,14 @@ impl Nic {
     }
 
     fn set_link(&mut self, up: bool, effects: &mut Effects) {
-        if self.link_up != up {
-            self.link_up = up;
+        let before = self.is_link_up();
+        self.link_up = up;
+        self.link_changed(before, effects);
+    }
+
+    /// Whatever the link depends on may have changed since it was so.
+    fn link_changed(&mut self, before: bool, effects: &mut Effects) {
+        if self.is_link_up() != before {
             self.configure_pairs();
             self.config_changed(effects);
         }
@@ -543,6 +539,8 @@ impl Nic {
             capabilities: _,
             offer: _,
             link_up: _,
+            is_absent: _,
+            is_detached: _,
             config_interrupt,
             generation,
             negotiated,

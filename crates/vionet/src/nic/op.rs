@@ -9,7 +9,7 @@ use vionet_queue::{Cursor, Fault, QueueSetup};
 use vionet_raw::AddressSpace;
 use vionet_spec::feature::FeatureBits;
 
-use crate::endpoint::{OpenError, Settings};
+use crate::endpoint::{Capabilities, OpenError, Settings};
 use crate::interrupt::Interrupt;
 use crate::negotiate::Refusal;
 use crate::pair::{Limits, PairFault, QueuePair};
@@ -112,6 +112,13 @@ pub enum Op {
     /// Have the guest's addresses made known: the driver is asked to announce them if it can,
     /// and otherwise a RARP frame for this address is sent out.
     Announce([u8; 6]),
+    /// Let go of the endpoint: its queues are dropped when this is done, and every pair stays at
+    /// home until [`Self::Attach`].
+    Detach,
+    /// Go on in front of another endpoint, which can do this much; it is opened if the one before
+    /// was. Where that is refused the pairs stay at home. With none given the link is down until
+    /// there is one.
+    Attach(Option<Capabilities>),
     /// Forget everything the driver has done, memory included.
     Reset,
 }
@@ -174,6 +181,15 @@ pub enum OpError {
     Busy,
     /// A pair was lost outside; the device serves it no more.
     PairLost(PairIndex),
+    /// The endpoint carries less than the driver has been shown.
+    TooSmall {
+        /// Less of what: `queue pairs`, or `bytes of MTU`.
+        what: &'static str,
+        /// So many are shown.
+        shown: u16,
+        /// So many it has.
+        has: u16,
+    },
 }
 
 impl fmt::Display for OpError {
@@ -188,6 +204,9 @@ impl fmt::Display for OpError {
             Self::Endpoint(error) => write!(f, "{error}"),
             Self::Busy => f.write_str("the operation before is not done yet"),
             Self::PairLost(pair) => write!(f, "the worker of queue pair {} is lost", pair.0),
+            Self::TooSmall { what, shown, has } => {
+                write!(f, "the device shows {shown} {what}, and its new endpoint has {has}")
+            }
         }
     }
 }

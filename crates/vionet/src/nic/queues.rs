@@ -51,6 +51,7 @@ impl Nic {
                     return Err(OpError::AlreadyRunning(index));
                 }
                 self.control = Some(ControlLane::new(activate(&space)?, space));
+                self.slot(index)?.setup = Some(setup);
                 self.has_commands = true; // Some may wait already (INIT-05).
                 if self.awaits_control() {
                     self.state.begin(agreed.bits());
@@ -75,6 +76,12 @@ impl Nic {
             pair.tx = Some(raise_lane(queue, space, &agreed, enabled, interrupt));
             pair.tx.iter_mut().for_each(|lane| lane.begins_at(cursor, &agreed));
         }
+        let slot = self.slot(index)?;
+        slot.setup = Some(setup);
+        if slot.cursor.take() != Some(cursor) {
+            // It does not go on where it stood: it is another one.
+            self.state.queue_ended(index);
+        }
         self.configure_pairs();
         Ok(())
     }
@@ -96,7 +103,6 @@ impl Nic {
         };
         if let Some(cursor) = stopped {
             self.slot(index)?.cursor = Some(cursor);
-            self.state.queue_stopped(index);
         }
         Ok(())
     }
@@ -119,6 +125,11 @@ impl Nic {
                 lane.into_iter().for_each(|lane| lane.set_enabled(enabled));
             }
             Some(QueueRole::Control) | None => {}
+        }
+        if !enabled && !self.is_live(index) {
+            let slot = self.slot(index)?;
+            (slot.cursor, slot.setup) = (None, None);
+            self.state.queue_ended(index);
         }
         if self.spread() != before {
             self.configure_pairs();
@@ -193,6 +204,20 @@ impl Nic {
             Some(QueueRole::Control) | None => {}
         }
         Ok(())
+    }
+
+    /// Whether the queue runs; its pair, if it has one, is at home.
+    pub(super) fn is_live(&self, index: QueueIndex) -> bool {
+        let home = |pair: PairIndex| match self.pairs.get(pair.slot()).map(|slot| &slot.place) {
+            Some(Place::Home(pair)) => Some(pair),
+            Some(Place::Closed | Place::Out | Place::Lost) | None => None,
+        };
+        match self.role(index) {
+            Some(QueueRole::Receive(pair)) => home(pair).is_some_and(|pair| pair.rx.is_some()),
+            Some(QueueRole::Transmit(pair)) => home(pair).is_some_and(|pair| pair.tx.is_some()),
+            Some(QueueRole::Control) => self.control.is_some(),
+            None => false,
+        }
     }
 
     fn home(&mut self, pair: PairIndex) -> Option<&mut crate::pair::QueuePair> {

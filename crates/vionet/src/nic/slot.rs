@@ -3,7 +3,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use vionet_queue::Cursor;
+use vionet_queue::{Cursor, QueueSetup};
 
 use super::op::PairIndex;
 use crate::interrupt::Interrupt;
@@ -23,7 +23,10 @@ pub(super) enum Place {
 pub(super) struct QueueSlot {
     pub(super) enabled: bool,
     pub(super) interrupt: Option<Arc<dyn Interrupt>>,
+    /// Where it stands, while it is stopped.
     pub(super) cursor: Option<Cursor>,
+    /// How it was last started.
+    pub(super) setup: Option<QueueSetup>,
 }
 
 pub(super) struct PairSlot {

@@ -16,11 +16,10 @@ use crate::time::Instant;
 impl QueuePair {
     /// Gives it a place where other pairs of the device deliver into it, if its endpoint has not.
     #[cfg(feature = "std")]
-    pub(crate) fn with_inlet(mut self, inlet: Option<Arc<Inlet>>) -> Self {
+    pub(crate) fn add_inlet(&mut self, inlet: Option<Arc<Inlet>>) {
         if self.inlet.is_none() {
             self.inlet = inlet;
         }
-        self
     }
 
     /// Where its endpoint delivers, if it does.

@@ -236,6 +236,17 @@ impl QueuePair {
         }
     }
 
+    /// Lets go of the endpoint and goes on with another; at home only.
+    pub(crate) fn set_endpoint(&mut self, endpoint: Box<dyn EndpointQueue>) {
+        #[cfg(feature = "std")]
+        {
+            self.inlet = endpoint.inlet();
+            self.is_delivered_to = self.inlet.is_some();
+        }
+        self.endpoint = endpoint;
+        self.gone = false;
+    }
+
     /// What has been decided about the pair; at home only.
     pub(crate) fn configure(&mut self, config: PairConfig) {
         let PairConfig { plan, link_up, in_use, delays, limits, inspection } = config;

@@ -262,7 +262,7 @@ impl<'a> TxBatch<'a> {
     }
 
     #[cold]
-    pub(super) fn drop_rest(&mut self, reason: DropReason) {
+    pub(crate) fn drop_rest(&mut self, reason: DropReason) {
         self.dropped(self.frames().len(), reason);
     }
 

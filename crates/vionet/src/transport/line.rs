@@ -55,6 +55,11 @@ impl Line {
         held(&self.state).reasons
     }
 
+    /// Puts back the reasons of a saved state.
+    pub(super) fn restore(&self, reasons: u8) {
+        self.change(|state| state.reasons = reasons);
+    }
+
     pub(super) fn add(&self, reason: u8) {
         self.change(|state| state.reasons |= reason);
     }

@@ -16,10 +16,12 @@ use super::registers::Field;
 use super::turns::{Turns, Unsettled};
 use super::{Lines, Wiring, WiringError};
 use crate::device::Device;
+use crate::endpoint::{Endpoint, OpenError};
 use crate::nic::{Op, OpError, QueueIndex};
 use crate::pair::Limits;
 use crate::run::Report;
 use crate::snapshot::Snapshot;
+use crate::state::{Bus, RestoreError, SaveError, State};
 
 /// What `VendorID` reads: "vion", in little-endian order.
 const VENDOR: u32 = 0x6e6f_6976;
@@ -156,6 +158,34 @@ impl MmioNic {
     /// When a worker does not give its pair back within 11 seconds.
     pub fn reset(&self) -> Result<(), Unsettled> {
         self.plane.settle(Plane::reset)
+    }
+
+    /// The NIC at rest, to go on elsewhere; it stays paused.
+    ///
+    /// # Errors
+    /// When it is not paused, or a worker does not come to rest within 11 seconds.
+    pub fn save(&self) -> Result<State, SaveError> {
+        let save = |plane: &mut Plane<Line>| {
+            let mut body = plane.save()?;
+            body.bus = Bus::Mmio { reasons: self.line.reasons() };
+            Ok(State(body))
+        };
+        self.plane.at_rest(save).unwrap_or(Err(SaveError::Unsettled))
+    }
+
+    /// Takes a saved state, from whatever bus: into a NIC that no driver has used since it was
+    /// made or reset. It is paused then; [`Self::resume`] lets it go on.
+    ///
+    /// # Errors
+    /// See [`RestoreError`]; nothing has changed then.
+    pub fn restore(&self, state: &State) -> Result<(), RestoreError> {
+        let reasons = state.0.bus.checked_reasons()?;
+        let restore = |plane: &mut Plane<Line>| {
+            plane.restore(&state.0)?;
+            self.line.restore(reasons);
+            Ok(())
+        };
+        self.plane.at_rest(restore).unwrap_or(Err(RestoreError::Unsettled))
     }
 }
 

@@ -12,9 +12,11 @@ use super::line::{Wire, Wires};
 use super::registers::{Field, Registers, Seen, Step, Told, size_max};
 use super::{Wiring, WiringError};
 use crate::device::Device;
+use crate::endpoint::Endpoint;
 use crate::interrupt::Interrupt;
 use crate::nic::{Op, OpError, QueueIndex};
 use crate::run::{LATE, Report};
+use crate::state::{Body, RestoreError, SaveError};
 
 /// What registers carry and other fronts do not.
 const CARRIED: FeatureBits = FeatureBits::of(&[Feature::NOTIFICATION_DATA, Feature::SUSPEND]);
@@ -50,6 +52,8 @@ pub(super) struct Plane<W> {
     config_due: bool,
     reports: VecDeque<Report>,
     asked: Asked,
+    /// The endpoint has been let go of, or will have been, and is to stay.
+    keeps_endpoint: bool,
     /// How often the device has come to be as everybody wants it.
     rests: u64,
 }
@@ -72,6 +76,7 @@ impl<W: Wires> Plane<W> {
             config_due: false,
             reports: VecDeque::new(),
             asked: Asked::Nothing,
+            keeps_endpoint: false,
             rests: 0,
         })
     }
@@ -138,6 +143,10 @@ impl<W: Wires> Plane<W> {
             && let Asked::Wanted(op) = std::mem::replace(&mut self.asked, Asked::Begun)
         {
             return Some((Doing::Asked, op));
+        }
+        if std::mem::take(&mut self.keeps_endpoint) {
+            self.asked = Asked::Begun;
+            return Some((Doing::Asked, self.device.as_before()));
         }
         std::mem::take(&mut self.commands_due).then_some((Doing::Commands, Op::Commands))
     }
@@ -319,6 +328,45 @@ impl<W: Wires> Plane<W> {
             self.asked = Asked::Nothing;
         }
     }
+
+    /// The device as it is, if it is paused, but for what is the bus's; at rest.
+    pub(super) fn save(&self) -> Result<Body, SaveError> {
+        if !self.registers.paused {
+            return Err(SaveError::NotPaused);
+        }
+        let mut body = self.device.save_body()?;
+        self.registers.save(&mut body);
+        body.driver.config_due |= self.config_due;
+        Ok(body)
+    }
+
+    /// Takes a state but for what is the bus's; the device is paused then. At rest.
+    pub(super) fn restore(&mut self, saved: &Body) -> Result<(), RestoreError> {
+        if !self.registers.are_untouched() {
+            return Err(RestoreError::InUse);
+        }
+        self.registers.check(saved)?;
+        let memory = Op::Memory(Arc::clone(self.registers.space()));
+        // Memory is never refused.
+        let (Ok(()) | Err(_)) = self.device.apply(memory);
+        self.device.restore_body(saved)?;
+        self.registers.restore(saved);
+        self.config_due = saved.driver.config_due;
+        self.doorbells.set_with_data(self.registers.has(Feature::NOTIFICATION_DATA));
+        Ok(())
+    }
+
+    /// Puts another endpoint into the device, which has let go of the queues of the one before.
+    pub(super) fn put_endpoint(&mut self, with: Option<Box<dyn Endpoint>>) -> Box<dyn Endpoint> {
+        self.device.put_endpoint(with)
+    }
+
+    /// Takes back that the endpoint was to be let go of, now or when that has been done.
+    pub(super) fn keep_endpoint(&mut self) {
+        let was_begun = matches!(self.asked, Asked::Begun);
+        self.unask();
+        self.keeps_endpoint = was_begun;
+    }
 }
 
 /// What an embedder can do with a device, whatever registers it is behind.
@@ -418,6 +466,25 @@ macro_rules! verbs {
             pub fn announce(&self) -> Result<(), OpError> {
                 let mac = self.plane.look(|plane| plane.device().mac());
                 self.plane.perform(Op::Announce(mac))
+            }
+
+            /// Puts another endpoint in the place of the one there is, under a running driver,
+            /// which is shown no difference: what the new one cannot do is done in software. No
+            /// frame moves meanwhile. The old endpoint has been dropped when `make` is called, so
+            /// a tap is free; of the NIC, `make` may call no verb but `snapshot`. What the guest
+            /// has sent and the old one has not taken goes to the new one. Afterwards,
+            /// [`Self::announce`] tells the new network where the guest is.
+            ///
+            /// # Errors
+            /// What `make` says; or the new endpoint carries less than the driver has been shown,
+            /// or cannot be opened. Then the NIC has none: its link is down until this is done
+            /// again. [`OpError::Busy`] when a worker does not give its pair back within 11
+            /// seconds: the old endpoint stays.
+            pub fn replace_endpoint(
+                &self,
+                make: impl FnOnce() -> Result<Box<dyn Endpoint>, OpenError>,
+            ) -> Result<(), OpError> {
+                self.plane.replace_endpoint(make)
             }
 
             /// The device as it is now: for people who look.

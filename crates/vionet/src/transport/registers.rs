@@ -12,6 +12,8 @@
 //! A step may take a while (a worker has to give its pair back); the driver sees the old state
 //! until it is done, and reads on.
 
+mod saved;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::line::Wires;
 use super::plane::Plane;
+use crate::endpoint::{Endpoint, OpenError};
 use crate::nic::{Op, OpError};
 use crate::run::{Homecomings, LATE, clock, held};
 
@@ -114,15 +115,57 @@ impl<W: Wires> Turns<W> {
         self.wait(SETTLE_MAX, settled).ok_or(Unsettled)
     }
 
+    /// A verb of the embedder's that needs the plane at rest.
+    pub(super) fn at_rest<R>(&self, act: impl FnOnce(&mut Plane<W>) -> R) -> Result<R, Unsettled> {
+        let _turn = held(&self.verbs);
+        let mut act = Some(act);
+        let acted = |plane: &mut Plane<W>| {
+            let act = if plane.is_at_rest() { act.take() } else { None };
+            act.map(|act| act(plane))
+        };
+        self.wait(SETTLE_MAX, acted).ok_or(Unsettled)
+    }
+
     /// A verb of the embedder's that is an operation.
     pub(super) fn perform(&self, op: Op) -> Result<(), OpError> {
         let _turn = held(&self.verbs);
+        self.perform_in_turn(op, Plane::unask)
+    }
+
+    fn perform_in_turn(&self, op: Op, give_up: fn(&mut Plane<W>)) -> Result<(), OpError> {
         // One that was given up may be on its way still.
         self.settle_in_turn(|_| ()).map_err(|Unsettled| OpError::Busy)?;
         self.look(|plane| plane.ask(op));
         self.wait(SETTLE_MAX, Plane::answer).unwrap_or_else(|| {
-            self.look(Plane::unask);
+            self.look(give_up);
             Err(OpError::Busy)
         })
+    }
+
+    /// Another endpoint in the place of the one there is. No lock is held while one is dropped and
+    /// one is made, which may take its time.
+    pub(super) fn replace_endpoint(
+        &self,
+        make: impl FnOnce() -> Result<Box<dyn Endpoint>, OpenError>,
+    ) -> Result<(), OpError> {
+        let _turn = held(&self.verbs);
+        self.perform_in_turn(Op::Detach, Plane::keep_endpoint)?;
+        let put = |endpoint| drop(self.look(|plane| plane.put_endpoint(endpoint)));
+        put(None);
+        let attached = make().map_err(OpError::Endpoint).and_then(|endpoint| {
+            let capabilities = endpoint.capabilities();
+            put(Some(endpoint));
+            self.perform_in_turn(Op::Attach(Some(capabilities)), Plane::unask)
+        });
+        match &attached {
+            // Queues that the one before could not open are tried again.
+            Ok(()) => self.look(|plane| plane.registers.try_again()),
+            Err(_) => {
+                put(None);
+                self.perform_in_turn(Op::Attach(None), Plane::unask)?;
+            }
+        }
+        self.settle_in_turn(|_| ()).map_err(|Unsettled| OpError::Busy)?;
+        attached
     }
 }

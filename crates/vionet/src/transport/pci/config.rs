@@ -4,6 +4,7 @@ use vionet_spec::pci;
 
 use super::layout;
 use super::msix::Gates;
+use crate::state::RestoreError;
 
 /// Bytes of the configuration space; behind them is nothing, which reads 0.
 const LEN: usize = 256;
@@ -154,6 +155,23 @@ impl Config {
         if !matches!(self.word(POWER_CONTROL) & pci::POWER_STATE, D0 | D3) {
             self.set(POWER_CONTROL, &before.to_le_bytes());
         }
+    }
+
+    /// The bytes of the space.
+    pub(super) fn save(&self) -> Vec<u8> {
+        self.bytes.to_vec()
+    }
+
+    /// Whether a driver can have made these bytes of what it found: all others are as they are
+    /// here, but for the interrupt that is shown.
+    pub(super) fn check(&self, saved: &[u8]) -> Result<(), RestoreError> {
+        let mut shown = [0; LEN];
+        put(&mut shown, pci::HEADER_STATUS, &pci::STATUS_INTERRUPT.to_le_bytes());
+        let free = self.writable.iter().zip(shown).map(|(writable, shown)| writable | shown);
+        let mut places = saved.iter().zip(&self.bytes).zip(free);
+        let same = places.all(|((saved, here), free)| (saved ^ here) & !free == 0);
+        let same = same && saved.len() == LEN;
+        RestoreError::unless(same, "a configuration space that is laid out otherwise")
     }
 
     fn word(&self, offset: u16) -> u16 {

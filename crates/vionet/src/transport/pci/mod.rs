@@ -18,10 +18,12 @@ use super::plane::Plane;
 use super::turns::{Turns, Unsettled};
 use super::{Wiring, WiringError};
 use crate::device::Device;
+use crate::endpoint::{Endpoint, OpenError};
 use crate::nic::{Op, OpError, QueueIndex};
 use crate::pair::Limits;
 use crate::run::{Report, held};
 use crate::snapshot::Snapshot;
+use crate::state::{Body, Bus, Pci, RestoreError, SaveError, State};
 use config::{Config, WINDOW_DATA};
 use layout::{COMMON_ROWS, DOORBELL_LEN, Register, Row, Structure, structure};
 use msix::Vectors;
@@ -315,6 +317,55 @@ impl PciNic {
             self.power_on(plane);
             plane.reset();
         })
+    }
+
+    /// The NIC at rest, to go on elsewhere; it stays paused.
+    ///
+    /// # Errors
+    /// When it is not paused, or a worker does not come to rest within 11 seconds.
+    pub fn save(&self) -> Result<State, SaveError> {
+        let save = |plane: &mut Plane<Vectors>| {
+            let mut body = plane.save()?;
+            let mut pci = Pci { config: held(&self.config).save(), ..Pci::default() };
+            self.vectors.save(&mut pci);
+            body.bus = Bus::Pci(pci);
+            Ok(State(body))
+        };
+        self.plane.at_rest(save).unwrap_or(Err(SaveError::Unsettled))
+    }
+
+    /// Takes a saved state, from whatever bus: into a NIC that no driver has used since it was
+    /// made or reset. It is paused then; [`Self::resume`] lets it go on. Its region lies at
+    /// [`Self::bar_address`] then, and [`Lines`] are told of the routes and the line. One that
+    /// comes from another bus leaves the configuration space and MSI-X as they are here.
+    ///
+    /// # Errors
+    /// See [`RestoreError`]; nothing has changed then.
+    ///
+    /// [`Lines`]: super::Lines
+    pub fn restore(&self, state: &State) -> Result<(), RestoreError> {
+        let restore = |plane: &mut Plane<Vectors>| self.restore_at_rest(plane, &state.0);
+        self.plane.at_rest(restore).unwrap_or(Err(RestoreError::Unsettled))
+    }
+
+    fn restore_at_rest(&self, plane: &mut Plane<Vectors>, body: &Body) -> Result<(), RestoreError> {
+        let reasons = body.bus.checked_reasons()?;
+        let mut config = held(&self.config);
+        let Bus::Pci(pci) = &body.bus else {
+            plane.restore(body)?;
+            self.vectors.restore_reasons(reasons);
+            return Ok(());
+        };
+        self.vectors.check(pci)?;
+        config.check(&pci.config)?;
+        plane.restore(body)?;
+        config.write(0, &pci.config);
+        // No reset is asked for by a state.
+        let (true | false) = config.take_reset();
+        self.decodes.store(config.decodes(), Ordering::Release);
+        self.vectors.restore(pci, config.gates());
+        plane.let_master(config.is_master());
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use vionet_spec::pci::{ISR_CONFIG, ISR_QUEUE, MSIX_ENTRY_LEN, MSIX_ENTRY_MASKED,
 
 use crate::nic::QueueIndex;
 use crate::run::held;
+use crate::state::{Pci, RestoreError, Vector};
 use crate::transport::draft::halves;
 use crate::transport::line::{Line, Wires};
 use crate::transport::{Lines, Message};
@@ -230,6 +231,54 @@ impl Vectors {
 impl Mode {
     fn of_queue(&self, index: QueueIndex) -> u16 {
         self.queues.get(index.slot()).copied().unwrap_or(NO_VECTOR)
+    }
+}
+
+impl Vectors {
+    /// Adds vectors and reasons.
+    pub(super) fn save(&self, pci: &mut Pci) {
+        let mode = self.mode();
+        pci.reasons = self.reasons();
+        (pci.config_vector, pci.queue_vectors) = (mode.config, mode.queues.clone());
+        let entries = self.entries.iter().map(|entry| {
+            let Entry { message: Message { address, data }, masked, pending, .. } = *held(entry);
+            Vector { address, data, masked, pending }
+        });
+        pci.vectors = entries.collect();
+    }
+
+    /// Whether a driver can have set these.
+    pub(super) fn check(&self, saved: &Pci) -> Result<(), RestoreError> {
+        let unless = RestoreError::unless;
+        let same = saved.queue_vectors.len() == self.mode().queues.len()
+            && saved.vectors.len() == self.entries.len();
+        unless(same, "vectors that are not there")?;
+        let mut mapped = saved.queue_vectors.iter().chain([&saved.config_vector]);
+        let is_known = |vector: &u16| self.mapped(u32::from(*vector)) == *vector;
+        unless(mapped.all(is_known), "an interrupt by a vector that is not there")?;
+        let has_reason = |vector: &Vector| vector.pending & !(ISR_QUEUE | ISR_CONFIG) == 0;
+        unless(saved.vectors.iter().all(has_reason), "a message for no reason there is")
+    }
+
+    /// Puts back vectors and reasons that have been checked, let through as is said.
+    pub(super) fn restore(&self, saved: &Pci, gates: Gates) {
+        let mut mode = self.mode_mut();
+        (mode.config, mode.queues) = (saved.config_vector, saved.queue_vectors.clone());
+        (mode.gates, mode.after_reset) = (gates, None);
+        self.line.restore(saved.reasons);
+        self.line.set_open(gates.line);
+        for ((vector, entry), saved) in (0..).zip(&self.entries).zip(&saved.vectors) {
+            let Vector { address, data, masked, pending } = *saved;
+            let mut entry = held(entry);
+            entry.message = Message { address, data };
+            (entry.masked, entry.pending) = (masked, pending);
+            self.refresh(gates, vector, &mut entry);
+        }
+    }
+
+    /// Puts back reasons that another bus has had.
+    pub(super) fn restore_reasons(&self, reasons: u8) {
+        self.line.restore(reasons);
     }
 }
 
