@@ -138,8 +138,8 @@ fn fuzz_all() -> Result {
     fuzz::targets()?.iter().try_for_each(|target| fuzz::run(target, Some(FUZZ_SECONDS)))
 }
 
-/// Real guests under QEMU against the program as users get it. With `CI` set, what cannot run has
-/// failed.
+/// Real guests: under QEMU against the program as users get it, and on the example's own VMM. With
+/// `CI` set, what cannot run has failed.
 fn guests() -> Result {
     shell::run(guest_tests().args(["--skip", NEWER]))?;
     let args = ["test", "--release", "--locked", "--package", "mini-vmm", "--test", "linux"];

@@ -14,6 +14,10 @@ ping -A -c 300 -W 5 10.0.2.2 | sed -n 's/^\([0-9]*\) packets transmitted, \([0-9
 net download http://10.0.2.9:8099/blob
 # name and count of each interrupt of the NIC
 awk '/virtio/ { n = 0; for (i = 2; $i ~ /^[0-9]+$/; i++) n += $i; print "interrupt=" n, $i, $(i + 1), $NF }' /proc/interrupts
+# the terminal: what was said while nobody listened is lost
+while read -r -t 60 word; do
+  [ "$word" = hello ] && echo "heard=$word" && break
+done
 # an init that ends would panic, and reset as well: only a guest that got here says so
 echo "done=yes"
 reboot -f

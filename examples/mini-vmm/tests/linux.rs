@@ -123,15 +123,19 @@ impl Place {
 
     /// Runs mini-vmm with these words, and gives all lines that came of it.
     fn run(&mut self, words: &str) -> Vec<String> {
-        let common = "--memory 256 --net user --map-host-loopback 10.0.2.9";
+        // Somebody at the terminal, until the pipe breaks.
+        let command = |program: &str, at: &str| {
+            format!(
+                "while sleep 1; do echo hello; done | timeout {} {program} --kernel {at}kernel \
+                 --initrd {at}initrd --memory 256 --net user --map-host-loopback 10.0.2.9 \
+                 {words} 2>&1",
+                VISIT.as_secs()
+            )
+        };
         match self {
             Self::Here { directory, .. } => {
-                let command = format!(
-                    "timeout {} \"$0\" --kernel kernel --initrd initrd {common} {words} 2>&1",
-                    VISIT.as_secs()
-                );
                 let output = Command::new("sh")
-                    .args(["-c", &command, PROGRAM])
+                    .args(["-c", &command("\"$0\"", ""), PROGRAM])
                     .current_dir(&*directory)
                     .stdin(Stdio::null())
                     .output()
@@ -141,15 +145,10 @@ impl Place {
                 said.lines().map(str::to_owned).collect()
             }
             Self::Inside(guest) => {
-                let command =
-                    format!("mini-vmm --kernel /kernel --initrd /initrd {common} {words}");
-                match guest.run(&command, VISIT) {
-                    Ok(output) => {
-                        assert_eq!(output.status, 0, "{}", output.lines.join("\n"));
-                        output.lines
-                    }
-                    Err(error) => panic!("{error}"),
-                }
+                let output = guest.run(&command("mini-vmm", "/"), VISIT + BOOT);
+                let output = output.unwrap_or_else(|error| panic!("{error}"));
+                assert_eq!(output.status, 0, "{}", output.lines.join("\n"));
+                output.lines
             }
         }
     }
@@ -194,6 +193,7 @@ fn check(lines: &[String], cpus: &str, sha256: &str) {
     assert_eq!(value("pings"), format!("{PINGS},{PINGS}"), "{all}");
     assert_eq!(value("bytes"), BLOB_LEN.to_string(), "{all}");
     assert_eq!(value("sha256"), sha256, "{all}");
+    assert_eq!(value("heard"), "hello", "{all}");
 }
 
 /// How many interrupts of the NIC came by lines of `/proc/interrupts` that say this.
