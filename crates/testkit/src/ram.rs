@@ -41,6 +41,12 @@ impl GuestRam {
         Self { space: Arc::new(AddressSpace::new(Arc::new(map))) }
     }
 
+    /// The memory that a device works on already, perhaps through other mappings of it.
+    #[must_use]
+    pub fn over(space: Arc<AddressSpace>) -> Self {
+        Self { space }
+    }
+
     /// What the device is to work on.
     #[must_use]
     pub fn space(&self) -> &Arc<AddressSpace> {

@@ -197,13 +197,14 @@ impl<'f> Session<'f> {
         if major != VERSION_MAJOR {
             return Err(ProtocolError::Version(major));
         }
-        if std::mem::replace(&mut self.has_version, true) {
+        if self.has_version {
             return Ok(Err(Refusal::Version));
         }
         let capabilities = match capabilities::answer(data) {
             Ok(capabilities) => capabilities,
             Err(why) => return Ok(Err(why)),
         };
+        self.has_version = true;
         let numbers = [major, minor.min(VERSION_MINOR)].into_iter().flat_map(u16::to_ne_bytes);
         Ok(Ok(numbers.chain(capabilities).collect()))
     }
