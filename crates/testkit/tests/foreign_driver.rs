@@ -16,15 +16,20 @@
 mod bus;
 #[path = "foreign/hal.rs"]
 mod hal;
+#[path = "foreign/vfio.rs"]
+mod vfio;
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bus::{Mmio, Pci, Way};
+use rustix::event::{EventfdFlags, eventfd};
 use vionet::transport::{Lines, Message, MmioNic, PciNic, Wiring};
 use vionet::{Device, NicConfig};
 use vionet_endpoint::Echo;
+use vionet_vfio_user::{End, Event, Function, Server};
 use virtio_drivers::device::net::{TxBuffer, VirtIONet};
 use virtio_drivers::transport::Transport;
 
@@ -50,6 +55,11 @@ fn device() -> Device {
 
 /// Sends frames of many lengths and gets them back, on one driver after another.
 fn talk<T: Transport>(lines: &Counter, transport: impl Fn() -> T) {
+    exchange(transport);
+    assert!(lines.0.load(Ordering::SeqCst) > 0, "it was interrupted");
+}
+
+fn exchange<T: Transport>(transport: impl Fn() -> T) {
     for round in 0..3_u8 {
         let mut net = VirtIONet::<hal::Ram, T, 16>::new(transport(), 2048).unwrap();
         assert_eq!(net.mac_address(), MAC);
@@ -70,7 +80,6 @@ fn talk<T: Transport>(lines: &Counter, transport: impl Fn() -> T) {
             net.ack_interrupt();
         }
     }
-    assert!(lines.0.load(Ordering::SeqCst) > 0, "it was interrupted");
 }
 
 #[test]
@@ -86,7 +95,7 @@ fn virtio_drivers_finds_and_drives_the_device_on_pci() {
     let lines = Arc::new(Counter::default());
     let wiring = Wiring::new(hal::memory(), lines.clone());
     let nic = Arc::new(PciNic::new(device(), &wiring).unwrap());
-    talk(&lines, || Pci::probe(Arc::clone(&nic), Way::Region));
+    talk(&lines, || Pci::probe(nic.clone(), Way::Region));
 }
 
 #[test]
@@ -94,5 +103,37 @@ fn virtio_drivers_drives_the_device_through_the_window_of_its_configuration_spac
     let lines = Arc::new(Counter::default());
     let wiring = Wiring::new(hal::memory(), lines.clone());
     let nic = Arc::new(PciNic::new(device(), &wiring).unwrap());
-    talk(&lines, || Pci::probe(Arc::clone(&nic), Way::Window));
+    talk(&lines, || Pci::probe(nic.clone(), Way::Window));
+}
+
+/// Two of another make: the driver, and the client through which it reaches the device.
+#[test]
+fn virtio_drivers_drives_the_device_through_the_vfio_user_client_of_another_make() {
+    let path = std::env::temp_dir().join(format!("vionet-foreign-{}.sock", std::process::id()));
+    let mut server = Server::bind(&path).unwrap();
+    let (stop, watched) = std::os::unix::net::UnixStream::pair().unwrap();
+    let function = Function::new(device()).unwrap();
+    let serving = std::thread::spawn(move || {
+        let mut bad = Vec::new();
+        let end = server.run(&function, watched.as_fd(), &mut |event| match event {
+            Event::Refused { .. } | Event::ProtocolError(_) | Event::Device(_) => {
+                bad.push(event.to_string());
+            }
+            _ => {}
+        });
+        (end.unwrap(), bad)
+    });
+    for _ in 0..2 {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let line = eventfd(0, flags).unwrap();
+        let remote = Arc::new(vfio::Remote::connect(&path, &line));
+        for way in [Way::Region, Way::Window] {
+            exchange(|| Pci::probe(remote.clone(), way));
+            assert_eq!(rustix::io::read(&line, &mut [0; 8]), Ok(8), "it was interrupted");
+            remote.unmask();
+        }
+        remote.leave();
+    }
+    drop(stop);
+    assert_eq!(serving.join().unwrap(), (End::Stopped, Vec::new()));
 }

@@ -138,8 +138,42 @@ impl Transport for Mmio {
     }
 }
 
+/// A function of PCI, wherever it is.
+pub(crate) trait Function: Send + Sync {
+    fn read_config(&self, offset: u16, data: &mut [u8]);
+    fn write_config(&self, offset: u16, data: &[u8]);
+    /// In the region that has the structures.
+    fn read_bar(&self, offset: u64, data: &mut [u8]);
+    fn write_bar(&self, offset: u64, data: &[u8]);
+    /// As after power-on.
+    fn reset(&self);
+    /// Where the region lies, while the function answers at it.
+    fn bar_address(&self) -> Option<u64>;
+}
+
+impl Function for PciNic {
+    fn read_config(&self, offset: u16, data: &mut [u8]) {
+        Self::read_config(self, offset, data);
+    }
+    fn write_config(&self, offset: u16, data: &[u8]) {
+        Self::write_config(self, offset, data);
+    }
+    fn read_bar(&self, offset: u64, data: &mut [u8]) {
+        Self::read_bar(self, Self::BAR, offset, data);
+    }
+    fn write_bar(&self, offset: u64, data: &[u8]) {
+        Self::write_bar(self, Self::BAR, offset, data);
+    }
+    fn reset(&self) {
+        Self::reset(self).unwrap();
+    }
+    fn bar_address(&self) -> Option<u64> {
+        Self::bar_address(self)
+    }
+}
+
 /// A bus with the device as its only function, at 0:3.0.
-struct Bus(Arc<PciNic>);
+struct Bus(Arc<dyn Function>);
 
 const PLACE: DeviceFunction = DeviceFunction { bus: 0, device: 3, function: 0 };
 
@@ -170,7 +204,7 @@ pub(crate) enum Way {
 
 /// The driver's side of PCI, as it was found on the bus.
 pub(crate) struct Pci {
-    nic: Arc<PciNic>,
+    nic: Arc<dyn Function>,
     /// Offset in the region and length of each structure, by its type.
     structures: [(u32, u32); 5],
     multiplier: u32,
@@ -180,9 +214,9 @@ pub(crate) struct Pci {
 
 impl Pci {
     /// Finds the device on the bus, gives it an address, and walks its capabilities.
-    pub(crate) fn probe(nic: Arc<PciNic>, way: Way) -> Self {
+    pub(crate) fn probe(nic: Arc<dyn Function>, way: Way) -> Self {
         // As after power-on, whoever has driven it before.
-        nic.reset().unwrap();
+        nic.reset();
         let mut root = PciRoot::new(Bus(Arc::clone(&nic)));
         let found: Vec<_> = root.enumerate_bus(0).collect();
         assert_eq!(found.len(), 1);
@@ -239,7 +273,7 @@ impl Bytes for Pci {
     fn read(&self, structure: u8, offset: u64, data: &mut [u8]) {
         let at = self.place(structure, offset, data.len());
         if self.way == Way::Region {
-            return self.nic.read_bar(0, at, data);
+            return self.nic.read_bar(at, data);
         }
         self.open_window(at, data.len());
         let mut word = [0xaa; 4];
@@ -250,7 +284,7 @@ impl Bytes for Pci {
     fn write(&self, structure: u8, offset: u64, data: &[u8]) {
         let at = self.place(structure, offset, data.len());
         if self.way == Way::Region {
-            return self.nic.write_bar(0, at, data);
+            return self.nic.write_bar(at, data);
         }
         self.open_window(at, data.len());
         let mut word = [0xaa; 4];

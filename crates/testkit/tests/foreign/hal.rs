@@ -3,19 +3,22 @@
 //! One arena of guest memory serves all tests of the process; physical addresses are offsets in it.
 //! Buffers are copied in and out: the driver's own memory is no guest memory.
 
-use std::alloc::{Layout, alloc_zeroed};
-use std::ptr::NonNull;
+use std::os::fd::OwnedFd;
+use std::ptr::{NonNull, null_mut};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use rustix::mm::{MapFlags, ProtFlags, mmap};
+use vionet_raw::host::mmap::memory_file;
 use vionet_raw::{AddressSpace, GuestAddr, MemoryMap, Region, UserAddr};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
 /// Physical memory begins here, so that no address is 0.
-const START: u64 = 0x10_0000;
-const LEN: usize = 64 << 20;
+pub(crate) const START: u64 = 0x10_0000;
+pub(crate) const LEN: usize = 64 << 20;
 
 struct Arena {
     base: NonNull<u8>,
+    file: OwnedFd,
     space: Arc<AddressSpace>,
     /// Pages given out and not given back, by their number.
     taken: Mutex<Vec<bool>>,
@@ -29,21 +32,28 @@ unsafe impl Sync for Arena {}
 fn arena() -> &'static Arena {
     static ARENA: OnceLock<Arena> = OnceLock::new();
     ARENA.get_or_init(|| {
-        let layout = Layout::from_size_align(LEN, PAGE_SIZE).unwrap();
-        // SAFETY: the layout has bytes.
-        let base = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap();
+        let file = memory_file("arena", LEN as u64).unwrap();
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: without a wish for its place, nothing mapped before is replaced.
+        let base = unsafe { mmap(null_mut(), LEN, protection, MapFlags::SHARED, &file, 0) };
+        let base = NonNull::new(base.unwrap().cast::<u8>()).unwrap();
         let owner = Arc::new(());
-        // SAFETY: the arena is never freed, and no reference is made to it.
+        // SAFETY: the arena is never unmapped, and no reference is made to it.
         let region = unsafe { Region::from_raw(GuestAddr(START), UserAddr(0), base, LEN, owner) };
         let map = Arc::new(MemoryMap::new(vec![region]).unwrap());
         let taken = Mutex::new(vec![false; LEN / PAGE_SIZE]);
-        Arena { base, space: Arc::new(AddressSpace::new(map)), taken }
+        Arena { base, file, space: Arc::new(AddressSpace::new(map)), taken }
     })
 }
 
 /// What the device is to work on.
 pub(crate) fn memory() -> Arc<AddressSpace> {
     Arc::clone(&arena().space)
+}
+
+/// The file that all of it lies in.
+pub(crate) fn file() -> &'static OwnedFd {
+    &arena().file
 }
 
 fn pointer(physical: PhysAddr) -> NonNull<u8> {
