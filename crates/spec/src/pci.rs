@@ -158,5 +158,7 @@ pub const MSIX_ENABLE: u16 = 1 << 15;
 pub const MSIX_MASK_ALL: u16 = 1 << 14;
 /// Bytes of an entry of the MSI-X table.
 pub const MSIX_ENTRY_LEN: u64 = 16;
+/// Where its vector control is in an entry.
+pub const MSIX_ENTRY_CONTROL: u64 = 12;
 /// Bit of an entry's control word: the vector is masked.
 pub const MSIX_ENTRY_MASKED: u32 = 1;

@@ -43,8 +43,8 @@ const REGION_BAR: u32 = 0;
 const REGION_CONFIG: u32 = 7;
 const REGION_READABLE: u32 = 1;
 const REGION_WRITEABLE: u32 = 1 << 1;
-/// Bytes of the configuration space.
-const CONFIG_LEN: u64 = 256;
+/// Bytes of the configuration space of a function of PCI Express.
+const CONFIG_LEN: u64 = 4096;
 
 /// Interrupts of a PCI device: INTx, MSI, MSI-X. There is no AER, and nobody takes it back.
 const IRQS: u32 = 3;
@@ -53,10 +53,6 @@ const IRQ_MSIX: u32 = 2;
 const IRQ_HAS_EVENTFD: u32 = 1;
 const IRQ_CAN_MASK: u32 = 1 << 1;
 const IRQ_MASKS_ITSELF: u32 = 1 << 2;
-
-/// Bytes of an entry of the MSI-X table, and where its mask is.
-const ENTRY_LEN: u64 = 16;
-const ENTRY_MASK: u64 = 12;
 
 /// How a session stands after reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,8 +251,7 @@ impl<'f> Session<'f> {
 
     fn reset(&self) -> Handled {
         self.nic().reset().map_err(Refusal::Restless)?;
-        // The client's eventfds stay where they are, as over a reset of a device of the host's.
-        self.mask_vectors(0, self.nic().vectors().into());
+        self.restore_vectors();
         Ok(Vec::new())
     }
 
@@ -264,11 +259,15 @@ impl<'f> Session<'f> {
     /// meanwhile for a masked one is pending.
     fn mask_vectors(&self, start: u32, count: u32) {
         for vector in (start..).take(usize::try_from(count).unwrap_or(usize::MAX)) {
-            let masked = u32::from(!self.function.irqs().is_open(vector));
-            let entry = u64::from(vector).saturating_mul(ENTRY_LEN).saturating_add(ENTRY_MASK);
-            let offset = PciNic::TABLE.start.saturating_add(entry);
-            self.nic().write_bar(PciNic::BAR, offset, &masked.to_le_bytes());
+            let Ok(number) = u16::try_from(vector) else { return };
+            self.nic().mask_vector(number, !self.function.irqs().is_open(vector));
         }
+    }
+
+    /// After what may have been a reset of the function, whose eventfds stay where they are, as
+    /// over a reset of a device of the host's.
+    fn restore_vectors(&self) {
+        self.mask_vectors(0, self.nic().vectors().into());
     }
 
     fn irq_info(&self, index: u32) -> Result<(u32, u32), Refusal> {
@@ -381,6 +380,7 @@ impl<'f> Session<'f> {
             Inside::Config(offset) => {
                 // Where the client's guest has put the region is the client's to know.
                 let (Some(_) | None) = self.nic().write_config(offset, data);
+                self.restore_vectors();
             }
         }
         Ok(())

@@ -19,8 +19,8 @@ mod bench;
 use std::os::fd::AsFd;
 
 use bench::guest::{
-    BUFFERS, DOORBELLS, Guest, ISR, LEN, PENDING, RINGS, TABLE, msix_control, set_status, status,
-    until,
+    BUFFERS, DOORBELLS, Guest, ISR, LEN, PENDING, RINGS, TABLE, capability, msix_control,
+    set_status, status, switch_on, until,
 };
 use bench::{
     BAR, Back, CONFIG, DATA_BOOL, DATA_EVENTFD, DATA_NONE, DMA_MAP, DMA_UNMAP, EEXIST, EINVAL,
@@ -69,7 +69,7 @@ fn the_device_shows_what_a_pci_function_has() {
     for index in 0..9 {
         let (flags, size) = match index {
             BAR => (3, 0x8000),
-            CONFIG => (3, 256),
+            CONFIG => (3, 4096),
             _ => (0, 0),
         };
         let wanted = [words(&[32, flags, index, 0]), longs(&[size, 0])].concat();
@@ -84,6 +84,7 @@ fn the_device_shows_what_a_pci_function_has() {
     let mut config = [0; 256];
     client.read(CONFIG, 0, &mut config);
     assert_eq!(config[..4], [0xf4, 0x1a, 0x41, 0x10]);
+    switch_on(&client);
     let mut mac = [0; 6];
     for (at, byte) in (0x2000..).zip(&mut mac) {
         client.read(BAR, at, std::slice::from_mut(byte));
@@ -201,6 +202,8 @@ fn a_reset_is_one_of_the_device_and_leaves_memory_and_eventfds() {
     let mut guest = Guest::start(&client);
     guest.round_trip(&client, 1);
     client.ask(RESET, &[]);
+    assert_eq!(status(&client), 0xff, "nobody answers at its registers");
+    switch_on(&client);
     assert_eq!(status(&client), 0);
     let mut control = [0xff; 2];
     client.read(CONFIG, msix_control(&client), &mut control);
@@ -211,10 +214,35 @@ fn a_reset_is_one_of_the_device_and_leaves_memory_and_eventfds() {
     assert!(rings(&guest.vectors[1]));
 }
 
+/// A driver resets the function by a bit of its configuration space, of which the client need not
+/// know: its eventfds are still in force.
+#[test]
+fn a_reset_by_the_driver_leaves_eventfds_where_they_are() {
+    let (_back, client) = Back::pair();
+    client.agree();
+    let mut guest = Guest::start(&client);
+    guest.round_trip(&client, 1);
+    let at = capability(&client, pci::CAPABILITY_EXPRESS) + u64::from(pci::EXPRESS_CONTROL);
+    let mut control = [0; 2];
+    client.read(CONFIG, at, &mut control);
+    let control = u16::from_le_bytes(control) | pci::EXPRESS_RESET;
+    client.write(CONFIG, at, &control.to_le_bytes());
+    guest.vectors.iter().for_each(|fd| assert!(bench::heard(fd) < 3));
+    until("somebody answers", || {
+        let mut vendor = [0; 2];
+        client.read(CONFIG, 0, &mut vendor);
+        u16::from_le_bytes(vendor) == pci::VENDOR_ID
+    });
+    guest.bring_up(&client, true);
+    guest.round_trip(&client, 2);
+    assert!(rings(&guest.vectors[1]) && rings(&guest.vectors[2]));
+}
+
 #[test]
 fn writes_come_one_by_one_together_or_without_an_answer() {
     let (_back, client) = Back::pair();
     client.agree();
+    switch_on(&client);
     let select = |queue: u64| [place(BAR, pci::COMMON_QUEUE_SELECT, 2), longs(&[queue])].concat();
     let many = [longs(&[3]), select(2), select(0), select(1)].concat();
     assert_eq!(client.ask(WRITE_MULTI, &many), longs(&[3]));
@@ -254,10 +282,10 @@ fn only_bytes_that_there_are_can_be_reached() {
     {
         assert_eq!(read(BAR, offset, count), Err(EINVAL), "{count} at {offset:#x}");
     }
-    for (offset, count) in [(0, 256), (255, 1), (3, 7)] {
+    for (offset, count) in [(0, 4096), (4095, 1), (3, 7)] {
         assert_eq!(read(CONFIG, offset, count), Ok(16 + count as usize));
     }
-    for (offset, count) in [(0, 0), (0, 257), (0, u32::MAX), (256, 1), (u64::MAX, 2)] {
+    for (offset, count) in [(0, 0), (0, 4097), (0, u32::MAX), (4096, 1), (u64::MAX, 2)] {
         assert_eq!(read(CONFIG, offset, count), Err(EINVAL), "{count} at {offset:#x}");
     }
     for region in [1, 6, 8, 9, u32::MAX] {
@@ -270,7 +298,7 @@ fn only_bytes_that_there_are_can_be_reached() {
     for (count, len) in [(2, 1), (2, 3), (0, 0), (3, 3), (u32::MAX, 4)] {
         assert_eq!(write(place(BAR, DOORBELLS, count), len), Err(EINVAL), "{count}, {len}");
     }
-    assert_eq!(write(place(CONFIG, 255, 2), 2), Err(EINVAL));
+    assert_eq!(write(place(CONFIG, 4095, 2), 2), Err(EINVAL));
 }
 
 #[test]
@@ -343,10 +371,11 @@ fn a_client_that_goes_leaves_a_device_as_after_power_on() {
     let mut back = Back::new(Server::bind(place.path()).unwrap());
     for fill in 0..5 {
         let client = place.connect();
-        assert_eq!(status(&client), 0);
         let mut command = [0xff; 2];
         client.read(CONFIG, pci::HEADER_COMMAND.into(), &mut command);
         assert_eq!(command, [0; 2]);
+        switch_on(&client);
+        assert_eq!(status(&client), 0);
         assert_eq!(client.get(PENDING, 8), 0, "nothing is left to be told");
         let mut guest = Guest::start(&client);
         guest.round_trip(&client, fill);

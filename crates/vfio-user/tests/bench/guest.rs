@@ -19,13 +19,12 @@ pub const BUFFERS: u64 = 0x10_0000;
 pub const LEN: u64 = 0x1_0000;
 pub const SIZE: u16 = 16;
 const HEADER: u32 = 12;
+const READY: u8 = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
 
 pub const ISR: u64 = 0x1000;
 pub const DOORBELLS: u64 = 0x3000;
 pub const TABLE: u64 = 0x4000;
 pub const PENDING: u64 = 0x6000;
-/// Where message control of MSI-X is found in the configuration space.
-const READY: u8 = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
 
 pub struct Guest {
     pub file: OwnedFd,
@@ -69,8 +68,7 @@ impl Guest {
 
     /// What firmware and a driver do until the device is at work; with MSI-X, or with the line.
     pub fn bring_up(&mut self, client: &Client, msix: bool) {
-        let master = pci::COMMAND_MEMORY | pci::COMMAND_MASTER;
-        client.write(super::CONFIG, pci::HEADER_COMMAND.into(), &master.to_le_bytes());
+        switch_on(client);
         let control = if msix { pci::MSIX_ENABLE } else { 0 };
         let at = msix_control(client);
         client.write(super::CONFIG, at, &control.to_le_bytes());
@@ -141,6 +139,12 @@ impl Guest {
     }
 }
 
+/// The function answers at its registers, and may interrupt and touch memory.
+pub fn switch_on(client: &Client) {
+    let master = pci::COMMAND_MEMORY | pci::COMMAND_MASTER;
+    client.write(super::CONFIG, pci::HEADER_COMMAND.into(), &master.to_le_bytes());
+}
+
 pub fn status(client: &Client) -> u8 {
     client.get(pci::COMMON_STATUS, 1) as u8
 }
@@ -149,19 +153,24 @@ pub fn set_status(client: &Client, status: u8) {
     client.set(pci::COMMON_STATUS, status.into(), 1);
 }
 
-/// Where message control of MSI-X is, found by walking the capabilities.
+/// Where message control of MSI-X is.
 pub fn msix_control(client: &Client) -> u64 {
+    capability(client, pci::CAPABILITY_MSIX) + 2
+}
+
+/// Where a capability is, found by walking them.
+pub fn capability(client: &Client, id: u8) -> u64 {
     let byte = |at: u64| {
         let mut byte = [0];
         client.read(super::CONFIG, at, &mut byte);
         byte[0]
     };
     let mut at = u64::from(byte(pci::HEADER_CAPABILITIES.into()));
-    while byte(at) != pci::CAPABILITY_MSIX {
+    while byte(at) != id {
         at = byte(at + 1).into();
-        assert_ne!(at, 0, "there is a capability of MSI-X");
+        assert_ne!(at, 0, "there is such a capability");
     }
-    at + 2
+    at
 }
 
 /// Waits for something that comes soon.

@@ -90,6 +90,13 @@ impl PciNic {
         (index.0 < self.queues).then_some(layout::NOTIFY.saturating_add(offset))
     }
 
+    /// Masks a vector or unmasks it, whatever the driver has switched: for a VMM that keeps the
+    /// MSI-X table itself, and passes no write to [`Self::TABLE`] on. A vector is masked after
+    /// power-on, and after any reset of the function.
+    pub fn mask_vector(&self, vector: u16, masked: bool) {
+        self.vectors.mask(vector, masked);
+    }
+
     /// Where the region of registers lies, while the function answers at it.
     #[must_use]
     pub fn bar_address(&self) -> Option<u64> {

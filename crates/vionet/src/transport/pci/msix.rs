@@ -8,7 +8,9 @@
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use vionet_spec::pci::{ISR_CONFIG, ISR_QUEUE, MSIX_ENTRY_LEN, MSIX_ENTRY_MASKED, NO_VECTOR};
+use vionet_spec::pci::{
+    ISR_CONFIG, ISR_QUEUE, MSIX_ENTRY_CONTROL, MSIX_ENTRY_LEN, MSIX_ENTRY_MASKED, NO_VECTOR,
+};
 
 use crate::nic::QueueIndex;
 use crate::run::held;
@@ -210,6 +212,13 @@ impl Vectors {
         let mut entry = held(entry);
         entry.set_word(word, value);
         self.refresh(mode.gates, vector, &mut entry);
+    }
+
+    /// Masks a vector or unmasks it, as a write to its entry would.
+    pub(super) fn mask(&self, vector: u16, masked: bool) {
+        let offset = u64::from(vector).saturating_mul(MSIX_ENTRY_LEN);
+        let masked = if masked { MSIX_ENTRY_MASKED } else { 0 };
+        self.write_table(offset.saturating_add(MSIX_ENTRY_CONTROL), masked);
     }
 
     fn entry(&self, offset: u64) -> Option<(u16, &Mutex<Entry>, u64)> {
