@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Display};
 use std::process::ExitCode;
+use std::sync::Once;
 
 /// How the program ends; the codes are those of the program `vionet`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,14 +52,30 @@ impl Display for Failure {
     }
 }
 
+/// Tells what nobody who called can mend. Once: a guest can bring about more of it than anybody
+/// reads.
+pub(crate) fn complain(done: Result<(), Failure>) {
+    static ONCE: Once = Once::new();
+    if let Err(failure) = done {
+        ONCE.call_once(|| eprintln!("mini-vmm: {failure}; more of the kind is not told"));
+    }
+}
+
 /// Gives an error its sentence.
 pub(crate) trait Said<T> {
     /// `what` has happened, because of the error.
     fn said(self, what: &str) -> Result<T, Failure>;
+
+    /// The same, where it is this machine that cannot.
+    fn unable(self, what: &str) -> Result<T, Failure>;
 }
 
 impl<T, E: Display> Said<T> for Result<T, E> {
     fn said(self, what: &str) -> Result<T, Failure> {
         self.map_err(|error| Failure::new(format!("{what}: {error}")))
+    }
+
+    fn unable(self, what: &str) -> Result<T, Failure> {
+        self.map_err(|error| Failure::unable(format!("{what}: {error}")))
     }
 }

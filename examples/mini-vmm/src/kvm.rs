@@ -59,14 +59,14 @@ impl Vm {
                 return Err(Failure::unable(format!("KVM here lacks {what} ({cap:?})")));
             }
         }
-        let fd = kvm.create_vm().said("KVM makes no virtual machine")?;
-        fd.set_tss_address(TSS).said("KVM takes no address for the TSS")?;
-        fd.create_irq_chip().said("KVM makes no interrupt controller")?;
+        let fd = kvm.create_vm().unable("KVM makes no virtual machine")?;
+        fd.set_tss_address(TSS).unable("KVM takes no address for the TSS")?;
+        fd.create_irq_chip().unable("KVM makes no interrupt controller")?;
         // Without the port of the PC's speaker in the kernel, Linux cannot measure its clocks.
         let pit = kvm_pit_config { flags: KVM_PIT_SPEAKER_DUMMY, ..Default::default() };
-        fd.create_pit2(pit).said("KVM makes no timer")?;
+        fd.create_pit2(pit).unable("KVM makes no timer")?;
         let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES);
-        let cpuid = cpuid.said("KVM does not say what CPUID may tell")?;
+        let cpuid = cpuid.unable("KVM does not say what CPUID may tell")?;
         for (slot, region) in (0..).zip(memory.map().regions()) {
             map(&fd, slot, region)?;
         }
@@ -79,7 +79,7 @@ impl Vm {
 
     /// Its processor of this number; the first runs, others wait for the first to start them.
     pub(crate) fn vcpu(self: &Arc<Self>, id: u8) -> Result<Vcpu, Failure> {
-        let fd = self.fd.create_vcpu(id.into()).said("KVM makes no processor")?;
+        let fd = self.fd.create_vcpu(id.into()).unable("KVM makes no processor")?;
         let mut cpuid = self.cpuid.clone();
         for entry in cpuid.as_mut_slice() {
             // Leaves that tell the number of the local APIC: those of the host's processor do not
@@ -90,7 +90,7 @@ impl Vm {
                 _ => {}
             }
         }
-        fd.set_cpuid2(&cpuid).said("KVM does not take its own CPUID")?;
+        fd.set_cpuid2(&cpuid).unable("KVM does not take its own CPUID")?;
         Ok(Vcpu { fd, _vm: Arc::clone(self) })
     }
 
@@ -132,7 +132,7 @@ impl Vcpu {
     ///
     /// The 64-bit entry would spare Linux a few instructions and cost us page tables.
     pub(crate) fn begin(&self, entry: u64, argument: u64) -> Result<(), Failure> {
-        let mut sregs = self.fd.get_sregs().said("no registers of the processor")?;
+        let mut sregs = self.fd.get_sregs().unable("no registers of the processor")?;
         let flat =
             kvm_segment { limit: 0xffff_ffff, present: 1, s: 1, db: 1, g: 1, ..Default::default() };
         // Execute and read, accessed; read and write, accessed.
@@ -142,9 +142,9 @@ impl Vcpu {
         (sregs.gs, sregs.ss) = (data, data);
         (sregs.gdt.base, sregs.gdt.limit) = (GDT, 4 * 8 - 1);
         sregs.cr0 |= 1;
-        self.fd.set_sregs(&sregs).said("KVM does not take the processor's registers")?;
+        self.fd.set_sregs(&sregs).unable("KVM does not take the processor's registers")?;
         let regs = kvm_regs { rip: entry, rsi: argument, rflags: 2, ..Default::default() };
-        self.fd.set_regs(&regs).said("KVM does not take the processor's registers")
+        self.fd.set_regs(&regs).unable("KVM does not take the processor's registers")
     }
 
     /// Lets the guest run until it does something that is ours to answer.
@@ -186,7 +186,7 @@ fn map(vm: &VmFd, slot: u32, region: &Region) -> Result<(), Failure> {
     // does every processor through it. No Rust reference is made to it: all of vionet goes through
     // `Region`, which bears that others change it.
     let done = unsafe { vm.set_user_memory_region(memory) };
-    done.said("KVM does not take the guest's memory")
+    done.unable("KVM does not take the guest's memory")
 }
 
 fn open() -> Result<Kvm, Failure> {

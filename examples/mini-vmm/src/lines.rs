@@ -9,7 +9,7 @@ use kvm_bindings::{
 use vionet::transport::{Lines, Message};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, complain};
 use crate::kvm::Vm;
 
 /// The pin of the IO-APIC, and the number (GSI), of the NIC's line: the first that the ISA bus
@@ -40,7 +40,7 @@ impl NicLines {
 
 impl Lines for NicLines {
     fn level(&self, asserted: bool) {
-        tell(self.vm.line(INTX_PIN.into(), asserted));
+        complain(self.vm.line(INTX_PIN.into(), asserted));
     }
 
     fn message(&self, vector: u16, _message: Message) {
@@ -56,7 +56,7 @@ impl Lines for NicLines {
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(slot) = routes.get_mut(usize::from(vector)) {
             *slot = Some(message);
-            tell(self.vm.route(&table(&routes)));
+            complain(self.vm.route(&table(&routes)));
         }
     }
 }
@@ -93,11 +93,4 @@ fn to_message(gsi: u32, message: Message) -> kvm_irq_routing_entry {
         ..Default::default()
     };
     entry
-}
-
-/// An interrupt that KVM does not take is nothing that a caller can mend.
-fn tell(done: Result<(), Failure>) {
-    if let Err(failure) = done {
-        eprintln!("mini-vmm: {failure}");
-    }
 }

@@ -72,7 +72,7 @@ The guest ends the machine by a reset: reboot -f. Exit codes: 0 it did so, 1 som
 
 /// Boots Linux on KVM with a virtio NIC on PCI.
 #[derive(Debug, Parser)]
-#[command(name = "mini-vmm", version, about, after_help = EXAMPLES)]
+#[command(name = "mini-vmm", version, after_help = EXAMPLES)]
 struct Arguments {
     /// Run a flat guest that drives the NIC by itself, instead of a kernel
     #[arg(long, conflicts_with_all = ["kernel", "initrd", "append"])]

@@ -14,7 +14,7 @@ use vionet::QueueIndex;
 use vionet::transport::{BarMove, PciNic};
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::failure::{Failure, Said};
+use crate::failure::{Failure, Said, complain};
 use crate::kvm::{self, Vm};
 
 /// The device that the NIC is.
@@ -95,10 +95,8 @@ impl Bus {
             let at = |base: Option<u64>| base.and_then(|base| base.checked_add(*offset));
             let left = at(moved.from).map_or(Ok(()), |at| self.vm.detach(doorbell, at));
             let come = at(moved.to).map_or(Ok(()), |at| self.vm.attach(doorbell, at));
-            if let Err(failure) = left.and(come) {
-                // The guest loses speed, nothing else: a kick that exits rings the same eventfd.
-                eprintln!("mini-vmm: {failure}");
-            }
+            // Without one the guest loses speed, nothing else: a kick that exits rings it as well.
+            complain(left.and(come));
         }
     }
 

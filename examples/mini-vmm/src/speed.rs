@@ -41,7 +41,7 @@ pub(crate) fn interprets() -> Result<Option<Duration>, Failure> {
     // The best of three: the first has pages to fault in, and others may want our processor.
     for _ in 0..3 {
         let start = now();
-        match vcpu.run().said("KVM runs nothing")? {
+        match vcpu.run().unable("KVM runs nothing")? {
             VcpuExit::IoOut(0x80, _) => {}
             other => return Err(Failure::unable(format!("KVM cannot count to ten: {other:?}"))),
         }

@@ -117,6 +117,7 @@ impl Place {
         machine.accel = vionetd::vm::Accel::Tcg;
         let mut guest = Guest::boot(&machine, BOOT).expect("boot the machine that has KVM");
         guest.check("modprobe kvm_amd && [ -c /dev/kvm ]", BOOT).expect("KVM in it");
+        guest.check("mini-vmm --probe", BOOT).expect("the flat guest, which asks for less");
         guest.check(&format!("httpd -p {SERVER} -h /"), BOOT).expect("a server in it");
         Self::Inside(guest)
     }
