@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use vionet_raw::AddressSpace;
 use vionet_spec::mmio;
+use vionet_spec::net::CONFIG_LEN;
 use vionet_spec::pci::{ISR_CONFIG, ISR_QUEUE, TYPE_NET};
 
 use super::doorbell::Doorbells;
@@ -75,6 +76,8 @@ fn register(offset: u64) -> Option<Register> {
     })
 }
 
+const _: () = assert!(mmio::CONFIG + 0x20 <= MmioNic::WINDOW_LEN && CONFIG_LEN <= 0x20);
+
 /// A NIC on MMIO. All methods may be called from any thread.
 ///
 /// Dropping it takes every pair back from its worker, ends the workers, and drops the endpoint.
@@ -99,6 +102,9 @@ impl Wires for Line {
 }
 
 impl MmioNic {
+    /// Bytes of the window: registers, and the device configuration from 0x100 on.
+    pub const WINDOW_LEN: u64 = 0x200;
+
     /// Puts a device behind the registers of MMIO. Of [`Lines`] only `level` is used.
     ///
     /// # Errors
