@@ -165,7 +165,7 @@ impl Honest {
         let Self { device, ram, .. } = self;
         let _ = ram;
         let stats = device.nic.stats().next().expect("a pair");
-        assert_eq!(stats.tx.frames.value(), self.sent);
+        assert_eq!(stats.tx.frames(), self.sent);
     }
 }
 

@@ -55,7 +55,7 @@ fn a_flow_that_is_sent_on_a_pair_comes_back_on_it() {
     for port in 1..=30 {
         one.send(0, &to_many(port));
     }
-    wait("all are sent", || one.stats(0).tx.frames.value() == 30);
+    wait("all are sent", || one.stats(0).tx.frames() == 30);
     let got = many.look();
     assert_eq!(got.iter().sum::<usize>(), 30);
     assert!(got.iter().all(|got| *got > 0), "{got:?}");
@@ -78,7 +78,7 @@ fn a_flow_that_is_sent_on_a_pair_comes_back_on_it() {
     for port in 1..=12 {
         one.send(0, &to_many(port));
     }
-    wait("all are sent", || one.stats(0).tx.frames.value() == 30 + 36 + 12);
+    wait("all are sent", || one.stats(0).tx.frames() == 30 + 36 + 12);
     assert_eq!(many.look()[2], wanted[2]);
     assert_eq!(many.look().iter().sum::<usize>(), wanted.iter().sum::<usize>() + 12);
 }
@@ -91,7 +91,7 @@ fn a_first_pair_that_is_full_stopped_or_broken_keeps_nothing_from_the_others() {
     let mut send = |one: &mut Guest, flows: u16| {
         (1..=flows).for_each(|port| one.send(0, &segment(MACS[0], MACS[1], [port, 80], false)));
         sent += u64::from(flows);
-        wait("all are sent", || one.stats(0).tx.frames.value() == sent);
+        wait("all are sent", || one.stats(0).tx.frames() == sent);
     };
     // Full: what is for it is lost, and nothing else.
     many.post(0, 1);

@@ -87,9 +87,9 @@ fn the_kernel_uses_a_queue_when_its_driver_has_posted_buffers_or_sent() {
     assert!(got[0] > 5 && got[1] > 5 && got[2] == 0, "{got:?}");
     // What is sent on a pair goes out, and what there is for it comes when there are buffers.
     fill(&mut guest, 0..3);
-    let before = guest.stats(2).tx.frames.value();
+    let before = guest.stats(2).tx.frames();
     guest.send(2, &[[0xff; 12].as_slice(), &[0x88, 0xb5], &[0; 46]].concat());
-    many::wait("it is sent", || guest.stats(2).tx.frames.value() == before + 1);
+    many::wait("it is sent", || guest.stats(2).tx.frames() == before + 1);
     let got = send(&mut guest, &socket, 60);
     assert!(got.iter().all(|got| *got > 5), "{got:?}");
 }

@@ -58,8 +58,8 @@ pub use interrupt::Interrupt;
 pub use negotiate::{Negotiated, Offer, Plan, Refusal};
 pub use nic::{Effect, Effects, Nic, Op, OpError, PairIndex, QueueIndex, QueueRole};
 pub use pair::{Limits, Next, PairFault, QueuePair, Step};
-pub use snapshot::{LaneSnapshot, PairSnapshot, Snapshot};
-pub use stats::COUNTERS;
+pub use snapshot::{PairSnapshot, Snapshot};
+pub use stats::{ControlSnapshot, LaneSnapshot};
 pub use time::Instant;
 
 #[cfg(feature = "std")]

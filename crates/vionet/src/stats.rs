@@ -1,4 +1,12 @@
 //! Counters of a device: each is written by one owner alone, and read by anyone.
+//!
+//! ```text
+//!   LaneStats   --snapshot-->  LaneSnapshot    --> inspect, DEVICE_STATS, whoever else looks
+//!   counters that run          plain values
+//! ```
+//!
+//! Every value of a snapshot only grows, and so does every sum of values. A difference may shrink:
+//! one term already has a frame that the other does not have yet. So nothing is subtracted.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -178,58 +186,127 @@ impl Counter {
     }
 }
 
-/// Counters of one direction.
-#[derive(Debug, Default)]
-pub struct LaneStats {
-    /// Frames that went through.
-    pub frames: Counter,
-    /// Their bytes, without virtio headers.
-    pub bytes: Counter,
-    /// Batches that held at least one frame.
-    pub batches: Counter,
-    /// Interrupts sent to the driver.
-    pub interrupts: Counter,
-    /// Times the driver wanted no interrupt for used buffers.
-    pub suppressed: Counter,
-    /// Times the guest had no buffers for what was waiting (receive).
-    pub starved: Counter,
-    /// Times something was left with the guest: the host side was full, or a limit was reached
-    /// (transmit).
-    pub stalled: Counter,
-    /// Times the platform had no translation yet for what the driver had posted.
-    pub untranslated: Counter,
-    /// Faults of the driver that stopped the queue.
-    pub faults: Counter,
-    /// Failed calls of the host side.
-    pub host_errors: Counter,
-    /// Kicks of the driver that woke the worker.
-    pub kicks: Counter,
-    /// Frames whose checksum was still to be completed.
-    pub open_checksums: Counter,
-    /// Frames whose outermost checksum had been validated (receive).
-    pub validated: Counter,
-    /// Frames that were still to be cut.
-    pub uncut: Counter,
-    /// Their bytes.
-    pub uncut_bytes: Counter,
-    /// Frames that were merged of several (receive).
-    pub coalesced: Counter,
-    /// Their bytes.
-    pub coalesced_bytes: Counter,
-    /// Segments cut here (transmit).
-    pub segments: Counter,
-    /// Their bytes.
-    pub segment_bytes: Counter,
-    /// Frames held back by a rate limit, each once (transmit); those that were dropped for one,
-    /// and times the host side began not to be asked for some (receive).
-    pub limited: Counter,
-    /// The bytes of the frames.
-    pub limited_bytes: Counter,
-    /// How many batches had how many frames.
-    pub batch_sizes: Histogram,
-    /// How many frames the pair's own worker has moved from one wake-up to its next sleep.
-    pub wake_sizes: Histogram,
-    drops: Drops,
+macro_rules! counters {
+    (
+        $(#[$about:meta])* $stats:ident => $snapshot:ident {
+            $($(#[$doc:meta])* $name:ident,)*
+        }
+        and {
+            $($(#[$also_doc:meta])* $vis:vis $also:ident: $from:ty => $to:ty,)*
+        }
+    ) => {
+        $(#[$about])*
+        #[derive(Debug, Default)]
+        pub struct $stats {
+            $($(#[$doc])* pub $name: Counter,)*
+            $($(#[$also_doc])* $vis $also: $from,)*
+        }
+
+        $(#[$about])*
+        ///
+        /// Plain values, of one moment.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct $snapshot {
+            $($(#[$doc])* pub $name: u64,)*
+            $($(#[$also_doc])* $vis $also: $to,)*
+        }
+
+        impl $stats {
+            /// Its counters that have a name. Saved states have them in this order: a new one comes
+            /// at the end.
+            #[cfg(feature = "std")]
+            pub(crate) fn counters(&self) -> impl ExactSizeIterator<Item = &Counter> {
+                [$(&self.$name),*].into_iter()
+            }
+
+            /// The counters as they stand; what is counted meanwhile may be in some of them.
+            #[must_use]
+            pub fn snapshot(&self) -> $snapshot {
+                $snapshot {
+                    $($name: self.$name.value(),)*
+                    $($also: self.$also.values(),)*
+                }
+            }
+        }
+
+        impl $snapshot {
+            const NAMES: &[&str] = &[$(stringify!($name)),*];
+
+            fn named(&self) -> impl Iterator<Item = (&'static str, u64)> + use<> {
+                Self::NAMES.iter().copied().zip([$(self.$name),*])
+            }
+
+            /// The sum of both.
+            #[must_use]
+            pub fn plus(mut self, other: &Self) -> Self {
+                $(self.$name = self.$name.wrapping_add(other.$name);)*
+                $(add_each(&mut self.$also, &other.$also);)*
+                self
+            }
+        }
+    };
+}
+
+counters! {
+    /// Counters of one direction.
+    LaneStats => LaneSnapshot {
+        /// Bytes of the frames that went through, without virtio headers.
+        bytes,
+        /// Batches that held at least one frame.
+        batches,
+        /// Interrupts sent to the driver.
+        interrupts,
+        /// Times the driver wanted no interrupt for used buffers.
+        suppressed,
+        /// Times the guest had no buffers for what was waiting (receive).
+        starved,
+        /// Times something was left with the guest: the host side was full, or a limit was reached
+        /// (transmit).
+        stalled,
+        /// Times the platform had no translation yet for what the driver had posted.
+        untranslated,
+        /// Faults of the driver that stopped the queue.
+        faults,
+        /// Failed calls of the host side.
+        host_errors,
+        /// Kicks of the driver that woke the worker.
+        kicks,
+        /// Frames whose checksum was neither open nor validated.
+        closed_checksums,
+        /// Frames whose checksum was still to be completed.
+        open_checksums,
+        /// Frames whose outermost checksum had been validated (receive).
+        validated,
+        /// Frames that were still to be cut.
+        uncut,
+        /// Their bytes.
+        uncut_bytes,
+        /// Frames that were merged of several (receive).
+        coalesced,
+        /// Their bytes.
+        coalesced_bytes,
+        /// Segments cut here (transmit).
+        segments,
+        /// Their bytes.
+        segment_bytes,
+        /// Frames held back by a rate limit, each once (transmit); those that were dropped for one,
+        /// and times the host side began not to be asked for some (receive).
+        limited,
+        /// The bytes of the frames.
+        limited_bytes,
+    }
+    and {
+        /// How many batches had how many frames, by powers of two.
+        pub batch_sizes: Histogram => [u64; HISTOGRAM],
+        /// How many frames the pair's own worker has moved from one wake-up to its next sleep,
+        /// likewise.
+        pub wake_sizes: Histogram => [u64; HISTOGRAM],
+        drops: Drops => [u64; REASONS],
+    }
+}
+
+fn add_each<const N: usize>(to: &mut [u64; N], from: &[u64; N]) {
+    to.iter_mut().zip(from).for_each(|(to, from)| *to = to.wrapping_add(*from));
 }
 
 /// Dropped frames, in the order of the reasons.
@@ -239,6 +316,12 @@ struct Drops([Counter; REASONS]);
 impl Default for Drops {
     fn default() -> Self {
         Self(core::array::from_fn(|_| Counter::default()))
+    }
+}
+
+impl Drops {
+    fn values(&self) -> [u64; REASONS] {
+        self.0.each_ref().map(Counter::value)
     }
 }
 
@@ -273,38 +356,7 @@ impl Histogram {
     }
 }
 
-/// How many counters a direction has, beside batches by size and drops by reason.
-pub const COUNTERS: usize = 21;
-
 impl LaneStats {
-    /// Its counters by name, `frames` and `bytes` first. Saved states have them in this order: a
-    /// new one comes at the end.
-    pub(crate) const fn counters(&self) -> [(&'static str, &Counter); COUNTERS] {
-        [
-            ("frames", &self.frames),
-            ("bytes", &self.bytes),
-            ("batches", &self.batches),
-            ("interrupts", &self.interrupts),
-            ("suppressed", &self.suppressed),
-            ("starved", &self.starved),
-            ("stalled", &self.stalled),
-            ("untranslated", &self.untranslated),
-            ("faults", &self.faults),
-            ("host_errors", &self.host_errors),
-            ("kicks", &self.kicks),
-            ("open_checksums", &self.open_checksums),
-            ("validated", &self.validated),
-            ("uncut", &self.uncut),
-            ("uncut_bytes", &self.uncut_bytes),
-            ("coalesced", &self.coalesced),
-            ("coalesced_bytes", &self.coalesced_bytes),
-            ("segments", &self.segments),
-            ("segment_bytes", &self.segment_bytes),
-            ("limited", &self.limited),
-            ("limited_bytes", &self.limited_bytes),
-        ]
-    }
-
     /// Dropped frames, in the order of the reasons.
     #[cfg(feature = "std")]
     pub(crate) const fn drop_counters(&self) -> &[Counter] {
@@ -326,21 +378,49 @@ impl LaneStats {
         self.limited_bytes.add(len.into());
     }
 
+    /// Frames that went through.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        let parts = [&self.closed_checksums, &self.open_checksums, &self.validated];
+        parts.map(Counter::value).into_iter().fold(0, u64::wrapping_add)
+    }
+
+    /// Frames dropped for one reason.
+    #[must_use]
+    pub fn dropped_for(&self, reason: DropReason) -> u64 {
+        self.snapshot().dropped_for(reason)
+    }
+}
+
+impl LaneSnapshot {
+    /// Frames that went through.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        let parts = [self.closed_checksums, self.open_checksums, self.validated];
+        parts.into_iter().fold(0, u64::wrapping_add)
+    }
+
+    /// All counters by name, but batches and wake-ups by size and drops by reason; `frames` and
+    /// `bytes` come first.
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        core::iter::once(("frames", self.frames())).chain(self.named())
+    }
+
     /// Frames dropped for one reason.
     #[must_use]
     pub fn dropped_for(&self, reason: DropReason) -> u64 {
         self.drops().find(|(one, _)| *one == reason).map_or(0, |(_, count)| count)
     }
 
-    /// Dropped frames, by reason.
+    /// Dropped frames, by every reason.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        DropReason::ALL.iter().zip(&self.drops.0).map(|(reason, count)| (*reason, count.value()))
+        DropReason::ALL.iter().copied().zip(self.drops)
     }
 
     /// All dropped frames.
     #[must_use]
     pub fn drops_total(&self) -> u64 {
-        self.drops().fold(0, |sum, (_, count)| sum.wrapping_add(count))
+        self.drops.into_iter().fold(0, u64::wrapping_add)
     }
 }
 
@@ -353,15 +433,24 @@ pub struct PairStats {
     pub rx: LaneStats,
 }
 
-/// Counters of a device's control queue.
-#[derive(Debug, Default)]
-pub struct ControlStats {
-    /// Commands that were answered.
-    pub commands: Counter,
-    /// Those that were obeyed; the others were refused.
-    pub obeyed: Counter,
-    /// Faults of the driver that stopped the queue.
-    pub faults: Counter,
+counters! {
+    /// Counters of a device's control queue.
+    ControlStats => ControlSnapshot {
+        /// Commands that were answered.
+        commands,
+        /// Those that were obeyed; the others were refused.
+        obeyed,
+        /// Faults of the driver that stopped the queue.
+        faults,
+    }
+    and {}
+}
+
+impl ControlSnapshot {
+    /// All counters by name.
+    pub fn counters(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.named()
+    }
 }
 
 impl ControlStats {

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 use bench::{Bench, EVERYTHING, RX, frame};
 use vionet::endpoint::{EndpointFault, RxHeader};
-use vionet::{LaneSnapshot, Op};
+use vionet::{ControlSnapshot, LaneSnapshot, Op};
 use vionet_frame::header::{CsumAt, Gso, GsoRequest, NetHeader, Offloads, Request};
 use vionet_spec::feature::Feature;
 use vionet_testkit::{Arrangement, Buffer};
@@ -36,8 +36,8 @@ const OFFLOADS: [Feature; 6] = [
 
 /// All numbers of a direction that are not 0: counters, and drops by reason behind `drop/`.
 fn told(lane: &LaneSnapshot) -> BTreeMap<String, u64> {
-    let counters = lane.counters.iter().map(|(name, value)| ((*name).to_owned(), *value));
-    let drops = lane.drops.iter().map(|(reason, value)| (format!("drop/{reason}"), *value));
+    let counters = lane.counters().map(|(name, value)| (name.to_owned(), value));
+    let drops = lane.drops().map(|(reason, value)| (format!("drop/{reason}"), value));
     counters.chain(drops).filter(|(_, value)| *value > 0).collect()
 }
 
@@ -84,6 +84,7 @@ fn what_a_guest_has_sent() {
         ("bytes", 60 + 3054 + 60),
         ("batches", 1),
         ("interrupts", 1),
+        ("closed_checksums", 1),
         ("open_checksums", 2),
         ("uncut", 1),
         ("uncut_bytes", 3054),
@@ -127,8 +128,14 @@ fn a_chain_that_waits_is_counted_once_when_its_time_has_come() {
     for _ in 0..5 {
         let _ = bench.step();
     }
-    let first =
-        are([("frames", 1), ("bytes", 60), ("batches", 1), ("interrupts", 1), ("stalled", 5)]);
+    let first = are([
+        ("frames", 1),
+        ("bytes", 60),
+        ("batches", 1),
+        ("interrupts", 1),
+        ("stalled", 5),
+        ("closed_checksums", 1),
+    ]);
     assert_eq!(transmitted(&bench), first);
     bench.host.lock().unwrap().room = None;
     let _ = bench.step();
@@ -138,6 +145,7 @@ fn a_chain_that_waits_is_counted_once_when_its_time_has_come() {
         ("batches", 2),
         ("interrupts", 2),
         ("stalled", 5),
+        ("closed_checksums", 1),
         ("open_checksums", 1),
         ("uncut", 1),
         ("uncut_bytes", 3054),
@@ -182,8 +190,14 @@ fn a_broken_rule_and_an_interrupt_nobody_wants() {
     bench.tx.post(&[Buffer::writable(at, 64)], Arrangement::Direct).unwrap();
     bench.tx.expose();
     let _ = bench.step();
-    let numbers =
-        are([("frames", 1), ("bytes", 60), ("batches", 1), ("suppressed", 1), ("faults", 1)]);
+    let numbers = are([
+        ("frames", 1),
+        ("bytes", 60),
+        ("batches", 1),
+        ("suppressed", 1),
+        ("faults", 1),
+        ("closed_checksums", 1),
+    ]);
     assert_eq!(transmitted(&bench), numbers);
 }
 
@@ -204,6 +218,7 @@ fn what_a_guest_has_received() {
         ("bytes", 60 + 3054 + 60),
         ("batches", 1),
         ("interrupts", 1),
+        ("closed_checksums", 1),
         ("open_checksums", 1),
         ("validated", 1),
         ("uncut", 1),
@@ -227,10 +242,39 @@ fn what_a_guest_has_received() {
 }
 
 #[test]
+fn no_number_goes_back_while_frames_are_under_way() {
+    let mut bench = Bench::new(&OFFLOADS, EVERYTHING);
+    bench.host.lock().unwrap().watched = Some(bench.stats());
+    let (bytes, request) = tso(3000, 1000);
+    for round in 0..3 {
+        for _ in 0..4 {
+            bench.post(4000);
+        }
+        bench.deliver(&etherparse(6), RxHeader { validated: true, ..RxHeader::default() });
+        bench.deliver(&frame(60), RxHeader::default());
+        bench.deliver(&bytes, RxHeader { request, segments: 3, ..RxHeader::default() });
+        bench.deliver(&etherparse(6), RxHeader { validated: true, ..RxHeader::default() });
+        let _ = bench.step();
+        assert_eq!(received(&bench)["frames"], 4 * (round + 1));
+    }
+    let seen = std::mem::take(&mut bench.host.lock().unwrap().seen);
+    assert_eq!(seen.len(), 12);
+    for [before, after] in seen.array_windows() {
+        for ((name, before), (_, after)) in before.counters().zip(after.counters()) {
+            assert!(before <= after && after < 20_000, "{name}: {before}, then {after}");
+        }
+    }
+    let last = seen.last().unwrap();
+    assert!(last.frames() > last.validated, "the last look was in the middle of a step");
+}
+
+#[test]
 fn commands_obeyed_and_refused() {
     let mut bench = Bench::new(&OFFLOADS, EVERYTHING);
     bench.start_control();
     assert_eq!(bench.command(&[9, 9, 9], 0).0, 1);
     let control = bench.nic.snapshot().control;
-    assert_eq!(control, [("commands", 1), ("obeyed", 0), ("faults", 0)]);
+    assert_eq!(control, ControlSnapshot { commands: 1, obeyed: 0, faults: 0 });
+    let names: Vec<_> = control.counters().map(|(name, _)| name).collect();
+    assert_eq!(names, ["commands", "obeyed", "faults"]);
 }

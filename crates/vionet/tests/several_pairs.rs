@@ -352,7 +352,7 @@ fn interrupts_that_are_put_off_come_in_time_also_for_lanes_that_others_deliver_i
     guest.fill();
     // Switched off while one is put off: at once, too.
     guest.host.bring(0, [flow(9)]);
-    wait("it arrives", || guest.stats(1).rx.frames.value() == 20);
+    wait("it arrives", || guest.stats(1).rx.frames() == 20);
     std::thread::sleep(Duration::from_millis(10));
     assert_eq!(guest.rx[1].bell.rung(), rung + 1);
     assert_eq!(guest.command(&coalesce(0, 0)), OK);

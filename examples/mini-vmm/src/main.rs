@@ -219,10 +219,7 @@ fn probe(arguments: &Arguments) -> Result<Ended, Failure> {
 /// What it took: a kick is no exit, so there are far fewer of those than of frames.
 fn account(machine: &Machine, nic: &PciNic) -> String {
     let total = nic.snapshot().total;
-    let [sent, received] = [&total.transmit, &total.receive].map(|lane| {
-        let frames = lane.counters.iter().find(|(name, _)| *name == "frames");
-        frames.map_or(0, |(_, count)| *count)
-    });
+    let [sent, received] = [&total.transmit, &total.receive].map(|lane| lane.frames());
     format!("mini-vmm: {}; the guest sent {sent} frames, and got {received}", machine.exits)
 }
 

@@ -142,7 +142,7 @@ impl Guest {
     pub fn drops(&self, receive: bool, reason: DropReason) -> u64 {
         let stats = self.device.stats().next().unwrap();
         let lane = if receive { &stats.rx } else { &stats.tx };
-        lane.drops().find(|(one, _)| *one == reason).unwrap().1
+        lane.dropped_for(reason)
     }
 }
 

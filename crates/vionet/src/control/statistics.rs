@@ -9,7 +9,7 @@ use vionet_spec::feature::{Feature, FeatureBits};
 
 use super::{Answer, Refused};
 use crate::nic::{QueueIndex, QueueRole};
-use crate::stats::{ControlStats, DropReason, LaneStats, PairStats};
+use crate::stats::{ControlSnapshot, DropReason, LaneSnapshot};
 
 const ENTRY_LEN: usize = 16;
 const HEADER_LEN: u16 = 8;
@@ -90,8 +90,10 @@ impl Kind {
 pub(crate) struct Source<'a> {
     pub(crate) agreed: FeatureBits,
     pub(crate) role: &'a dyn Fn(QueueIndex) -> Option<QueueRole>,
-    pub(crate) pair: &'a dyn Fn(QueueRole) -> Option<&'a PairStats>,
-    pub(crate) control: &'a ControlStats,
+    /// Of a receive or transmit queue.
+    pub(crate) lane: &'a dyn Fn(QueueRole) -> Option<LaneSnapshot>,
+    /// Without the command in work.
+    pub(crate) control: ControlSnapshot,
 }
 
 impl Source<'_> {
@@ -130,8 +132,9 @@ impl Source<'_> {
         for entry in entries {
             let (queue, types) = decode(entry);
             let Some(role) = (self.role)(queue) else { continue };
+            let lane = (self.lane)(role);
             for kind in KINDS.into_iter().filter(|kind| types & kind.mask() != 0) {
-                let (counters, count) = self.counters(kind, role);
+                let (counters, count) = self.counters(kind, lane.as_ref());
                 let bytes = u16::try_from(count).unwrap_or(0).saturating_mul(COUNTER_LEN);
                 let [q0, q1] = queue.0.to_le_bytes();
                 let [s0, s1] = bytes.saturating_add(HEADER_LEN).to_le_bytes();
@@ -143,27 +146,23 @@ impl Source<'_> {
         }
     }
 
-    fn counters(&self, kind: Kind, role: QueueRole) -> ([u64; COUNTERS_MAX], usize) {
-        let pair = (self.pair)(role);
-        let rx = |read: fn(&LaneStats) -> [u64; COUNTERS_MAX]| pair.map(|pair| read(&pair.rx));
-        let tx = |read: fn(&LaneStats) -> [u64; COUNTERS_MAX]| pair.map(|pair| read(&pair.tx));
-        let (counters, count) = match kind {
-            Kind::RxBasic => (rx(|lane| basic(lane, DropReason::NoBuffer)), 6),
-            Kind::RxCsum => (rx(receive_checksums), 4),
-            Kind::RxGso => (rx(receive_segments), 4),
-            Kind::RxSpeed => (rx(allowance), 2),
-            Kind::TxBasic => (tx(|lane| basic(lane, DropReason::BadHeader)), 6),
-            Kind::TxCsum => (tx(transmit_checksums), 2),
-            Kind::TxGso => (tx(transmit_segments), 6),
-            Kind::TxSpeed => (tx(allowance), 2),
+    fn counters(&self, kind: Kind, lane: Option<&LaneSnapshot>) -> ([u64; COUNTERS_MAX], usize) {
+        let told = |by: fn(&LaneSnapshot) -> [u64; COUNTERS_MAX]| lane.map(by).unwrap_or_default();
+        match kind {
+            Kind::RxBasic => (told(|lane| basic(lane, DropReason::NoBuffer)), 6),
+            Kind::RxCsum => (told(receive_checksums), 4),
+            Kind::RxGso => (told(receive_segments), 4),
+            Kind::TxBasic => (told(|lane| basic(lane, DropReason::BadHeader)), 6),
+            Kind::TxCsum => (told(transmit_checksums), 2),
+            Kind::TxGso => (told(transmit_segments), 6),
+            Kind::RxSpeed | Kind::TxSpeed => (told(allowance), 2),
             Kind::Control => {
                 // The command in work counts, and it will have been done (NET-STAT-11).
                 let done = |count: u64| count.wrapping_add(1);
-                let ControlStats { commands, obeyed, .. } = self.control;
-                (Some([done(commands.value()), done(obeyed.value()), 0, 0, 0, 0]), 2)
+                let ControlSnapshot { commands, obeyed, .. } = self.control;
+                ([done(commands), done(obeyed), 0, 0, 0, 0], 2)
             }
-        };
-        (counters.unwrap_or_default(), count)
+        }
     }
 }
 
@@ -173,45 +172,42 @@ fn decode(entry: &[u8; ENTRY_LEN]) -> (QueueIndex, u64) {
 }
 
 /// notifications, packets, bytes, interrupts, drops, and those for one reason.
-fn basic(lane: &LaneStats, reason: DropReason) -> [u64; COUNTERS_MAX] {
+fn basic(lane: &LaneSnapshot, reason: DropReason) -> [u64; COUNTERS_MAX] {
     [
-        lane.kicks.value(),
-        lane.frames.value(),
-        lane.bytes.value(),
-        lane.interrupts.value(),
+        lane.kicks,
+        lane.frames(),
+        lane.bytes,
+        lane.interrupts,
         lane.drops_total(),
         lane.dropped_for(reason),
     ]
 }
 
 /// csum_valid, needs_csum, csum_none, csum_bad.
-fn receive_checksums(lane: &LaneStats) -> [u64; COUNTERS_MAX] {
-    let (valid, open) = (lane.validated.value(), lane.open_checksums.value());
-    let none = lane.frames.value().wrapping_sub(valid).wrapping_sub(open);
-    [valid, open, none, 0, 0, 0]
+fn receive_checksums(lane: &LaneSnapshot) -> [u64; COUNTERS_MAX] {
+    [lane.validated, lane.open_checksums, lane.closed_checksums, 0, 0, 0]
 }
 
 /// gso_packets, gso_bytes, gso_packets_coalesced, gso_bytes_coalesced.
-fn receive_segments(lane: &LaneStats) -> [u64; COUNTERS_MAX] {
-    let (frames, bytes) = (lane.uncut.value(), lane.uncut_bytes.value());
-    [frames, bytes, lane.coalesced.value(), lane.coalesced_bytes.value(), 0, 0]
+fn receive_segments(lane: &LaneSnapshot) -> [u64; COUNTERS_MAX] {
+    let (frames, bytes) = (lane.uncut, lane.uncut_bytes);
+    [frames, bytes, lane.coalesced, lane.coalesced_bytes, 0, 0]
 }
 
 /// csum_none, needs_csum.
-fn transmit_checksums(lane: &LaneStats) -> [u64; COUNTERS_MAX] {
-    let open = lane.open_checksums.value();
-    [lane.frames.value().wrapping_sub(open), open, 0, 0, 0, 0]
+fn transmit_checksums(lane: &LaneSnapshot) -> [u64; COUNTERS_MAX] {
+    [lane.closed_checksums, lane.open_checksums, 0, 0, 0, 0]
 }
 
 /// gso_packets, gso_bytes, gso_segments, gso_segments_bytes, gso_packets_noseg, gso_bytes_noseg.
-fn transmit_segments(lane: &LaneStats) -> [u64; COUNTERS_MAX] {
-    let (frames, bytes) = (lane.uncut.value(), lane.uncut_bytes.value());
-    let (segments, segment_bytes) = (lane.segments.value(), lane.segment_bytes.value());
+fn transmit_segments(lane: &LaneSnapshot) -> [u64; COUNTERS_MAX] {
+    let (frames, bytes) = (lane.uncut, lane.uncut_bytes);
+    let (segments, segment_bytes) = (lane.segments, lane.segment_bytes);
     // What was not cut here went on whole.
     [frames, bytes, segments, segment_bytes, 0, 0]
 }
 
 /// packets_allowance_exceeded, bytes_allowance_exceeded.
-fn allowance(lane: &LaneStats) -> [u64; COUNTERS_MAX] {
-    [lane.limited.value(), lane.limited_bytes.value(), 0, 0, 0, 0]
+fn allowance(lane: &LaneSnapshot) -> [u64; COUNTERS_MAX] {
+    [lane.limited, lane.limited_bytes, 0, 0, 0, 0]
 }

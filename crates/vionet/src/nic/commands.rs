@@ -1,6 +1,6 @@
 //! The driver's commands: each is judged, obeyed with every pair at home, and acknowledged.
 
-use super::{Effect, Effects, Job, Nic, QueueIndex, QueueRole};
+use super::{Effect, Effects, Job, Nic, PairIndex, QueueIndex, QueueRole};
 use crate::control::{Command, Refused, Source, World};
 use crate::pair::PairFault;
 
@@ -118,15 +118,15 @@ impl Nic {
     /// Where statistics come from.
     fn source<R>(&self, ask: impl FnOnce(&Source<'_>) -> R) -> R {
         let role = |index| self.role(index);
-        let pair = |role| match role {
-            QueueRole::Receive(pair) | QueueRole::Transmit(pair) => {
-                self.pairs.get(pair.slot()).map(|slot| &*slot.stats)
-            }
+        let stats = |pair: PairIndex| self.pairs.get(pair.slot()).map(|slot| &slot.stats);
+        let lane = |role| match role {
+            QueueRole::Receive(pair) => stats(pair).map(|stats| stats.rx.snapshot()),
+            QueueRole::Transmit(pair) => stats(pair).map(|stats| stats.tx.snapshot()),
             QueueRole::Control => None,
         };
         let agreed = self.negotiated.as_ref().map(|agreed| agreed.bits()).unwrap_or_default();
-        let control = &*self.control_stats;
-        ask(&Source { agreed, role: &role, pair: &pair, control })
+        let control = self.control_stats.snapshot();
+        ask(&Source { agreed, role: &role, lane: &lane, control })
     }
 
     /// The control queue, where there is one.

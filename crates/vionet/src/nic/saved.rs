@@ -13,7 +13,7 @@ use crate::config::NicConfig;
 use crate::control::ControlState;
 use crate::negotiate::{Negotiated, Refusal};
 use crate::state::{Body, Config, Counters, Driver, Lane, Queue, RestoreError, SaveError};
-use crate::stats::{Counter, LaneStats};
+use crate::stats::{ControlSnapshot, Counter, LaneStats};
 
 impl Nic {
     /// The device as a front without registers leaves it.
@@ -110,10 +110,9 @@ impl Nic {
     }
 
     fn saved_counters(&self) -> Counters {
-        let control = &self.control_stats;
-        let control = [&control.commands, &control.obeyed, &control.faults];
+        let ControlSnapshot { commands, obeyed, faults } = self.control_stats.snapshot();
         let lanes = self.pairs.iter().map(|slot| [&slot.stats.rx, &slot.stats.tx].map(saved_lane));
-        Counters { control: control.map(Counter::value), pairs: lanes.collect() }
+        Counters { control: [commands, obeyed, faults], pairs: lanes.collect() }
     }
 
     fn check_counters(&self, saved: &Counters) -> Result<(), RestoreError> {
@@ -132,13 +131,10 @@ impl Nic {
     }
 
     fn restore_counters(&mut self, saved: &Counters) {
-        let control = &self.control_stats;
-        let control = [&control.commands, &control.obeyed, &control.faults];
-        set_all(control, &saved.control);
+        set_all(self.control_stats.counters(), &saved.control);
         for (slot, lanes) in self.pairs.iter().zip(&saved.pairs) {
             for (lane, saved) in [&slot.stats.rx, &slot.stats.tx].into_iter().zip(lanes) {
-                let counters = lane.counters().map(|(_, counter)| counter);
-                set_all(counters, &saved.counters);
+                set_all(lane.counters(), &saved.counters);
                 set_all(lane.batch_sizes.counters(), &saved.batch_sizes);
                 set_all(lane.wake_sizes.counters(), &saved.wake_sizes);
                 set_all(lane.drop_counters(), &saved.drops);
@@ -156,7 +152,7 @@ fn set_all<'a>(counters: impl IntoIterator<Item = &'a Counter>, saved: &[u64]) {
 fn saved_lane(lane: &LaneStats) -> Lane {
     let values = |counters: &[Counter]| counters.iter().map(Counter::value).collect();
     Lane {
-        counters: lane.counters().iter().map(|(_, counter)| counter.value()).collect(),
+        counters: lane.counters().map(Counter::value).collect(),
         batch_sizes: values(lane.batch_sizes.counters()),
         wake_sizes: values(lane.wake_sizes.counters()),
         drops: values(lane.drop_counters()),

@@ -231,7 +231,7 @@ impl QueuePair {
             asks: true,
             link_up: true,
             #[cfg(feature = "std")]
-            moved: [stats.rx.frames.value(), stats.tx.frames.value()],
+            moved: [stats.rx.frames(), stats.tx.frames()],
             stats,
         }
     }
@@ -295,7 +295,7 @@ impl QueuePair {
         let lanes = [receive, Some(&self.stats.tx)];
         for (lane, before) in lanes.into_iter().zip(&mut self.moved) {
             let Some(lane) = lane else { continue };
-            let all = lane.frames.value();
+            let all = lane.frames();
             let moved = all.wrapping_sub(core::mem::replace(before, all));
             if moved > 0 {
                 lane.wake_sizes.add(usize::try_from(moved).unwrap_or(usize::MAX));

@@ -54,6 +54,8 @@ pub(super) struct GuestSink<'a> {
     granted: usize,
     /// Bytes that were delivered, counted when the step ends.
     bytes: u64,
+    /// Delivered frames whose checksum is open, and those whose checksum is validated; likewise.
+    summed: [u64; 2],
     /// Chains that went back empty.
     skipped: bool,
     /// The queue was looked at: what the batch says of chains left there is of this step.
@@ -97,6 +99,7 @@ impl<'a> GuestSink<'a> {
             budget: BATCH,
             granted: BATCH,
             bytes: 0,
+            summed: [0; 2],
             skipped: false,
             looked: early,
             starved: false,
@@ -117,11 +120,17 @@ impl<'a> GuestSink<'a> {
     #[inline]
     pub(super) fn finish(&mut self) -> Filled {
         self.put_filled();
-        let Self { bytes, skipped, starved, spent, fault, stats, .. } = *self;
+        let Self { bytes, summed: [open, valid], skipped, starved, spent, fault, stats, .. } =
+            *self;
         let frames = self.granted.saturating_sub(self.budget);
         if frames > 0 {
-            stats.frames.add(u64::try_from(frames).unwrap_or(0));
+            let all = u64::try_from(frames).unwrap_or(0);
+            stats.closed_checksums.add(all.wrapping_sub(open).wrapping_sub(valid));
             stats.bytes.add(bytes);
+            if open | valid > 0 {
+                stats.open_checksums.add(open);
+                stats.validated.add(valid);
+            }
         }
         Filled { worked: frames > 0 || skipped, frames, starved, spent, fault }
     }
@@ -388,10 +397,12 @@ impl<'a> GuestSink<'a> {
     }
 
     /// Counts a frame about which there was something to say.
-    fn count_open(&self, len: u32, header: &RxHeader) {
+    fn count_open(&mut self, len: u32, header: &RxHeader) {
         let len = u64::from(len);
-        self.stats.open_checksums.add(u64::from(header.request.csum.is_some()));
-        self.stats.validated.add(u64::from(self.says_valid(header)));
+        let says_valid = self.says_valid(header);
+        let [open, valid] = &mut self.summed;
+        *open = open.wrapping_add(u64::from(header.request.csum.is_some()));
+        *valid = valid.wrapping_add(u64::from(says_valid));
         if header.request.gso.is_some() {
             self.stats.uncut.add(1);
             self.stats.uncut_bytes.add(len);

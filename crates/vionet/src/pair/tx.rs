@@ -221,19 +221,17 @@ impl<'a> TxBatch<'a> {
     pub fn sent(&mut self, count: usize) {
         let sent = self.frames().iter().take(count);
         let bytes = sent.fold(0_u64, |sum, frame| sum.wrapping_add(u64::from(frame.len)));
-        if self.counts == Counts::Open {
-            self.count_open(count);
-        }
+        let open = if self.counts == Counts::Open { self.count_open(count) } else { 0 };
         let count = self.settle(count);
         if self.counts != Counts::Nothing {
-            self.stats.frames.add(count);
+            self.stats.closed_checksums.add(count.wrapping_sub(open));
             self.stats.bytes.add(bytes);
         }
     }
 
-    /// Counts what was left open in the first `count` frames.
+    /// Counts what was left open in the first `count` frames: of so many the checksum.
     #[inline(never)]
-    fn count_open(&self, count: usize) {
+    fn count_open(&self, count: usize) -> u64 {
         let (mut open, mut uncut, mut uncut_bytes) = (0_u64, 0_u64, 0_u64);
         for frame in self.frames().iter().take(count) {
             open = open.wrapping_add(u64::from(frame.request.csum.is_some()));
@@ -245,6 +243,7 @@ impl<'a> TxBatch<'a> {
         self.stats.open_checksums.add(open);
         self.stats.uncut.add(uncut);
         self.stats.uncut_bytes.add(uncut_bytes);
+        open
     }
 
     /// Counts segments that were cut here and went on.

@@ -12,8 +12,8 @@ use vionet::endpoint::{
 };
 use vionet::stats::{DropReason, PairStats};
 use vionet::{
-    Effect, Effects, Instant, Interrupt, Nic, NicConfig, Op, OpError, PairFault, PairIndex,
-    QueueIndex, QueuePair, Step,
+    Effect, Effects, Instant, Interrupt, LaneSnapshot, Nic, NicConfig, Op, OpError, PairFault,
+    PairIndex, QueueIndex, QueuePair, Step,
 };
 use vionet_frame::guard::Guard;
 use vionet_frame::header::{NetHeader, Offloads, Request};
@@ -45,6 +45,9 @@ pub struct HostSide {
     pub by_batch: bool,
     /// Others deliver, through this.
     pub inlet: Option<Arc<Inlet>>,
+    /// Looks at the counters behind each frame that is pushed.
+    pub watched: Option<Arc<PairStats>>,
+    pub seen: Vec<LaneSnapshot>,
 }
 
 pub type Shared = Arc<Mutex<HostSide>>;
@@ -100,6 +103,8 @@ impl EndpointQueue for TestQueue {
                 host.to_deliver.push_front((frame, header));
                 break;
             }
+            let seen = host.watched.as_ref().map(|stats| stats.rx.snapshot());
+            host.seen.extend(seen);
         }
         Ok(())
     }
@@ -308,7 +313,7 @@ impl Bench {
     pub fn drops(&self, receive: bool, reason: DropReason) -> u64 {
         let stats = self.stats();
         let lane = if receive { &stats.rx } else { &stats.tx };
-        lane.drops().find(|(one, _)| *one == reason).unwrap().1
+        lane.dropped_for(reason)
     }
 
     pub fn allocate(&mut self, len: usize) -> u64 {

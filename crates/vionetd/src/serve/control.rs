@@ -219,7 +219,7 @@ fn inspect(nic: &Nic) -> Result<Value, String> {
         "limit_groups": groups,
         "pairs": pairs.iter().map(pair).collect::<Vec<_>>(),
         "total": pair(&total),
-        "control": named(control),
+        "control": named(control.counters()),
     }))
 }
 
@@ -228,10 +228,11 @@ fn pair(pair: &PairSnapshot) -> Value {
 }
 
 fn lane(lane: &LaneSnapshot) -> Value {
-    let mut all = named(lane.counters);
+    let mut all = named(lane.counters());
     all.insert("batch_sizes".into(), lane.batch_sizes.to_vec().into());
     all.insert("wake_sizes".into(), lane.wake_sizes.to_vec().into());
-    let drops = lane.drops.iter().map(|(reason, count)| (reason.name(), *count));
+    let drops = lane.drops().filter(|(_, count)| *count > 0);
+    let drops = drops.map(|(reason, count)| (reason.name(), count));
     all.insert("drops".into(), named(drops).into());
     all.into()
 }

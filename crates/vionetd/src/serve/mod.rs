@@ -235,9 +235,8 @@ fn default_mac(args: &NicArgs) -> Mac {
 }
 
 fn summary(lane: &LaneSnapshot) -> String {
-    let [(_, frames), (_, bytes), ..] = lane.counters;
-    let mut text = format!("{frames} frames, {bytes} bytes");
-    for (reason, count) in &lane.drops {
+    let mut text = format!("{} frames, {} bytes", lane.frames(), lane.bytes);
+    for (reason, count) in lane.drops().filter(|(_, count)| *count > 0) {
         // Writing to a string cannot fail.
         let (Ok(()) | Err(_)) = write!(text, ", {count} dropped ({reason})");
     }
