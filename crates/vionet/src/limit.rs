@@ -20,11 +20,13 @@
 //!
 //! Whoever has to wait pays at once for what it waits for, and is told when that may pass
 //! ([`Turn`]). So those that share a limit are served in the order in which they came, and nobody
-//! gains by asking more often.
+//! gains by asking more often. Pairs of one NIC have one place in that order, and take turns at it:
+//! nobody gains by having more of them.
 //!
 //! All that share a limit tell time from one origin.
 
 mod bucket;
+mod line;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -34,6 +36,7 @@ use alloc::vec::Vec;
 
 use crate::time::Instant;
 use bucket::{Bucket, Level, parts};
+pub(crate) use line::Line;
 pub use turn::{Grant, Turn};
 
 /// The most limits that hold for one direction of a pair: its NIC's, and those of groups.
@@ -253,6 +256,13 @@ impl Levels {
             least.frames = frames.as_ref().map_or(u64::MAX, &of).min(least.frames);
         }
         least
+    }
+
+    /// What those that wait take at a time; nothing of what is not limited.
+    fn quantum(&self) -> Wire {
+        let Wire { bytes, frames } = self.least(Level::quantum);
+        let limited = |units: u64| if units == u64::MAX { 0 } else { units };
+        Wire { bytes: limited(bytes), frames: limited(frames) }
     }
 
     /// Whether a frame may pass alone, however long it is.

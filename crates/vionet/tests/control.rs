@@ -19,9 +19,9 @@ use bench::{Bench, CONTROL, EVERYTHING, MAC, RX, TX, frame};
 use proptest::prelude::*;
 use vionet::endpoint::RxHeader;
 use vionet::stats::DropReason;
-use vionet::{Instant, Op};
-use vionet_frame::header::Offloads;
-use vionet_queue::Fault;
+use vionet::{Instant, Op, QueueIndex};
+use vionet_frame::header::{NetHeader, Offloads};
+use vionet_queue::{Cursor, Fault};
 use vionet_spec::control::{ERR, OK};
 use vionet_spec::feature::Feature;
 use vionet_spec::hash::{TUNNEL_GRE_2784, TUNNEL_VXLAN};
@@ -330,7 +330,7 @@ fn a_pair_that_waits_for_a_late_interrupt_says_until_when() {
 }
 
 #[test]
-fn delays_of_one_queue_are_told_and_end_with_its_life() {
+fn delays_of_one_queue_are_told() {
     let mut bench = started(ALL);
     let of = |index: u16| [6, 3, index as u8, (index >> 8) as u8, 0, 0];
     assert_eq!(bench.command(&[6, 1, 7, 0, 0, 0, 8, 0, 0, 0], 0).0, OK);
@@ -345,24 +345,65 @@ fn delays_of_one_queue_are_told_and_end_with_its_life() {
         let set = [&[6, 2][..], &index.to_le_bytes(), &[0; 2], &[1; 8]].concat();
         assert_eq!(bench.command(&set, 0).0, ERR, "NET-COAL-03, -04: {index}");
     }
-    assert_eq!(bench.command(&[6, 2, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0], 0).0, OK);
-    assert_eq!(bench.command(&[6, 0, 5, 0, 0, 0, 6, 0, 0, 0], 0).0, OK);
-    assert_eq!(bench.command(&[6, 2, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0], 0).0, OK);
-    for index in [TX, RX] {
-        bench.apply(Op::StopQueue(index)).unwrap();
-        assert_eq!(bench.command(&of(index.0), 8).1, [2, 0, 0, 0, 3, 0, 0, 0], "a pause ends none");
-        bench.apply(Op::EnableQueue(index, false)).unwrap();
-        assert_eq!(bench.command(&of(index.0), 8).0, ERR, "NET-COAL-04");
-        bench.apply(Op::EnableQueue(index, true)).unwrap();
-    }
-    assert_eq!(bench.command(&of(1), 8).1, [5, 0, 0, 0, 6, 0, 0, 0], "NET-COAL-05");
-    assert_eq!(bench.command(&of(0), 8).1, [7, 0, 0, 0, 8, 0, 0, 0], "NET-COAL-06");
+    bench.apply(Op::EnableQueue(RX, false)).unwrap();
+    assert_eq!(bench.command(&of(0), 8).0, ERR, "NET-COAL-04");
     bench.apply(Op::Reset).unwrap();
     bench.apply(Op::Negotiate(Bench::bits(ALL))).unwrap();
     assert_eq!(bench.nic.active_pairs(), 1);
     restart(&mut bench);
     for index in [0, 1] {
         assert_eq!(bench.command(&of(index), 8), (OK, vec![0; 8]), "NET-COAL-09");
+    }
+}
+
+#[test]
+fn delays_of_one_queue_end_with_its_life_and_not_with_a_pause() {
+    const ALL_RX: [u8; 8] = [7, 0, 0, 0, 8, 0, 0, 0];
+    const ALL_TX: [u8; 8] = [5, 0, 0, 0, 6, 0, 0, 0];
+    const OWN: [u8; 8] = [1, 0, 0, 0, 3, 0, 0, 0];
+    let mut bench = started(ALL);
+    assert_eq!(bench.command(&[&[6, 1][..], &ALL_RX].concat(), 0).0, OK);
+    assert_eq!(bench.command(&[&[6, 0][..], &ALL_TX].concat(), 0).0, OK);
+    let set = |bench: &mut Bench, index: QueueIndex| {
+        let command = [&[6, 2, index.0 as u8, 0, 0, 0][..], &OWN].concat();
+        assert_eq!(bench.command(&command, 0).0, OK);
+    };
+    let told =
+        |bench: &mut Bench, index: QueueIndex| bench.command(&[6, 3, index.0 as u8, 0, 0, 0], 8);
+    let start = |bench: &mut Bench, index: QueueIndex, cursor: Cursor| {
+        let ring = if index == RX { &bench.rx } else { &bench.tx };
+        bench.apply(Op::StartQueue { index, setup: ring.setup(), cursor }).unwrap();
+    };
+    set(&mut bench, RX);
+    set(&mut bench, TX);
+    // Paused before anything has moved, and after.
+    for round in 0..2 {
+        for index in [RX, TX] {
+            bench.apply(Op::StopQueue(index)).unwrap();
+            assert_eq!(told(&mut bench, index), (OK, OWN.to_vec()), "while it rests");
+            let here = bench.nic.cursor(index).unwrap();
+            assert_eq!(here == Cursor::default(), round == 0);
+            start(&mut bench, index, here);
+            assert_eq!(told(&mut bench, index), (OK, OWN.to_vec()), "goes on at {here:?}");
+        }
+        assert!(gets(&mut bench, &to(MAC)), "and its frames are delivered");
+        bench.send(&NetHeader::default(), &to(OTHER), &[]);
+        assert!(bench.step().worked);
+    }
+    // A front-end stops a ring and begins it anew: there is no message for its reset.
+    for (index, all, row) in [(RX, ALL_RX, "NET-COAL-06"), (TX, ALL_TX, "NET-COAL-05")] {
+        bench.apply(Op::StopQueue(index)).unwrap();
+        start(&mut bench, index, Cursor::default());
+        assert_eq!(told(&mut bench, index), (OK, all.to_vec()), "{row}");
+        set(&mut bench, index);
+        // A driver resets it, though nothing has moved.
+        bench.apply(Op::StopQueue(index)).unwrap();
+        bench.apply(Op::EnableQueue(index, false)).unwrap();
+        assert_eq!(bench.nic.cursor(index), None);
+        assert_eq!(told(&mut bench, index).0, ERR, "NET-COAL-04: it is disabled");
+        bench.apply(Op::EnableQueue(index, true)).unwrap();
+        start(&mut bench, index, Cursor::default());
+        assert_eq!(told(&mut bench, index), (OK, all.to_vec()), "{row}");
     }
 }
 

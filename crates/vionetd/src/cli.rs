@@ -122,11 +122,12 @@ pub struct NicArgs {
     /// Refuse what the guest may not send: mac, arp, nd, dhcp, ra, ip=ADDR[/LEN], vlan=ID, others
     #[arg(long, value_name = "RULE", value_delimiter = ',')]
     pub guard: Vec<GuardRule>,
-    /// What the guest may send in a second: bits, as 100M, or frames, as 20kpps
-    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    /// What the guest may send in a second: bits, as 100M, or frames, as 20kpps; and at once after
+    /// a rest, as 100M:4M or 20kpps:500, where a tenth of it is not right
+    #[arg(long, value_name = "RATE[:BURST]", value_delimiter = ',')]
     pub limit_tx: Vec<RateSpec>,
     /// What the guest gets in a second
-    #[arg(long, value_name = "RATE", value_delimiter = ',')]
+    #[arg(long, value_name = "RATE[:BURST]", value_delimiter = ',')]
     pub limit_rx: Vec<RateSpec>,
     /// The groups whose limits hold beside its own.
     #[arg(skip)]
@@ -215,6 +216,8 @@ Examples:
       for packets, vlan=ID (or none) for tags; others lets in protocols that no rule knows
   vionet serve --socket-path vm0.sock --limit-tx 100M,20kpps --limit-rx 1G
       the guest sends at most so many bits and frames a second, and gets so many bits
+  vionet serve --nic socket-path=vm0.sock,limit-tx=100M:4M,limit-tx=20kpps:500
+      the same with 4 Mbit and 500 frames at once after a rest, instead of a tenth of the rate
   vionet serve --nic socket-path=a.sock,endpoint=switch:lan \\
                --nic socket-path=b.sock,endpoint=switch:lan
       two guests on one switch; a key given twice counts twice, as in
@@ -412,9 +415,11 @@ const CONTROL_EXAMPLES: &str = "\
 Examples:
   vionet control --control c.sock set-link vm0.sock down
   vionet control --control c.sock set-limit vm0.sock tx 100M,20kpps
+  vionet control --control c.sock set-limit vm0.sock tx 100M:4M
+      with 4 Mbit at once after a rest; without that, a tenth of the rate
   vionet control --control c.sock set-limit vm0.sock tx
       no limit of its own any more
-  vionet control --control c.sock set-limit --group tenant rx 2G
+  vionet control --control c.sock set-limit --group tenant rx 2G:8M,200kpps
       what all devices with limit-group=tenant get together
   vionet control --control c.sock announce vm0.sock";
 
@@ -438,8 +443,9 @@ pub enum Change {
         nic: String,
         /// The direction, as the guest sees it.
         direction: Direction,
-        /// Bits, as 100M, or frames, as 20kpps; of what is not given there is no limit
-        #[arg(value_delimiter = ',')]
+        /// Bits, as 100M, or frames, as 20kpps, with a burst as 100M:4M or 20kpps:500; of what is
+        /// not given there is no limit
+        #[arg(value_name = "RATE[:BURST]", value_delimiter = ',')]
         rates: Vec<String>,
     },
     /// Have a guest's address made known to its network, as after moving it
@@ -629,12 +635,12 @@ mod tests {
         assert_eq!((nic.isolated, nic.mtu), (true, Some(9000)));
         assert_eq!(nic.tcp_ports, ["1", "2"]);
         let NicSpec(nic) = "fd=3,queues=4,speed=1000,lock-mac,guard=mac,guard=ip=10.1.0.0/24,\
-                            lease=10.1.0.5/24@10.1.0.1,limit-tx=8M,limit-tx=9pps"
+                            lease=10.1.0.5/24@10.1.0.1,limit-tx=8M,limit-tx=9pps:5"
             .parse()
             .unwrap();
         assert_eq!((nic.queues, nic.speed, nic.lock_mac), (4, Some(1000), true));
         assert_eq!(nic.guard, ["mac", "ip=10.1.0.0/24"].map(|rule| rule.parse().unwrap()));
-        assert_eq!(nic.limit_tx, [RateSpec::Bytes(1_000_000), RateSpec::Frames(9)]);
+        assert_eq!(nic.limit_tx, ["8M", "9pps:5"].map(|rate| rate.parse().unwrap()));
         assert_eq!(nic.lease, Some("10.1.0.5/24@10.1.0.1".parse().unwrap()));
         let NicSpec(nic) = "fd=3,limit-group=a,limit-group=b,limit-group=b".parse().unwrap();
         assert_eq!(nic.groups, ["a", "b"]);

@@ -133,6 +133,16 @@ fn a_limit_comes_and_goes_under_way() {
     assert!(!echo(&mut nic) && held() > 0);
     change(&["set-limit", &name, "tx"]).unwrap();
     assert!(echo(&mut nic), "what was held back has gone");
+    change(&["set-limit", &name, "tx", "1G:8M,20kpps:500"]).unwrap();
+    let limit = inspect(&control)["nics"][0]["limits"]["transmit"].clone();
+    assert_eq!(
+        (&limit["bits_per_second"], &limit["burst_bits"]),
+        (&1_000_000_000.into(), &8_000_000.into())
+    );
+    assert_eq!(
+        (&limit["frames_per_second"], &limit["burst_frames"]),
+        (&20_000.into(), &500.into())
+    );
     for bad in [&["set-limit", &name, "tx", "much"][..], &["set-limit", "nobody", "rx", "1G"]] {
         let refused = change(bad).unwrap_err();
         assert!(refused.contains("100M") || refused.contains("nobody"), "{refused}");
@@ -239,5 +249,13 @@ fn visitors_that_say_too_much_or_nothing_hold_nobody_up_for_long() {
     let mut said = String::new();
     curious.read_to_string(&mut said).unwrap();
     assert!(said.starts_with("{\"error\":"), "{said}");
+    for verb in ["set-limit NIC", "set-group-limit NAME"] {
+        let (word, _) = verb.split_once(' ').unwrap();
+        let mut hasty = UnixStream::connect(&control).unwrap();
+        hasty.write_all(format!("{word} x up 1G\n").as_bytes()).unwrap();
+        let mut said = String::new();
+        hasty.read_to_string(&mut said).unwrap();
+        assert!(said.contains(&format!("write: {verb} tx|rx")), "{said}");
+    }
     server.end();
 }

@@ -131,8 +131,7 @@ impl Level {
     /// After so many units were taken, how long to wait for those that are `booked`.
     pub(super) fn wait(&self, taken: u64, booked: u64) -> u64 {
         let ahead = self.ahead.saturating_add(time_of(taken, self.per_second));
-        let worthwhile = WORTHWHILE.min(self.burst >> 1);
-        let wanted = time_of(booked, self.per_second).max(worthwhile).min(self.burst);
+        let wanted = time_of(booked, self.per_second).min(self.burst);
         ahead.saturating_add(wanted).saturating_sub(self.burst)
     }
 

@@ -4,6 +4,7 @@ use super::*;
 use proptest::prelude::*;
 use std::sync::atomic::AtomicU64 as Clock;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -364,4 +365,161 @@ fn what_was_seen_of_a_bucket_is_worth_nothing_once_its_rate_has_changed() {
     bucket.set(Some(Rate { per_second: 1_000_000, burst: 1000 }));
     assert!(!bucket.take(now, &seen, 1000), "at the old rate that is a quarter of an hour");
     assert_eq!(bucket.level(now).unwrap().room(), 1000);
+}
+
+/// A pair in a race: its device, its turn, when it comes again, and what it has got.
+struct Runner {
+    device: usize,
+    turn: Turn,
+    next: u64,
+    bytes: u64,
+}
+
+/// Pairs of several devices that share a limit, all of which have more to move at any time.
+struct Race(Vec<Runner>);
+
+impl Race {
+    /// Of devices with so many pairs each.
+    fn new(rate: Rate, devices: &[u16]) -> Self {
+        let group = Arc::new(Limit::new(Some(rate), None));
+        let runners = devices.iter().enumerate().flat_map(|(device, count)| {
+            let line = (*count > 1).then(|| Arc::new(Line::new(*count)));
+            let group = &group;
+            (0..*count).map(move |index| {
+                let place = line.as_ref().map(|line| line.place(index, true));
+                let turn = Turn::among(Limiter::new([Arc::clone(group)]), place);
+                Runner { device, turn, next: SECOND, bytes: 0 }
+            })
+        });
+        Self(runners.collect())
+    }
+
+    /// Lets them ask so many times. Each comes when it was told to, or up to `late` nanoseconds
+    /// after that; if `eager`, the first one also every 10 microseconds before.
+    fn run(
+        &mut self,
+        asks: usize,
+        (late, eager): (u64, bool),
+        take: impl Fn(&mut Turn, Instant) -> u64,
+    ) {
+        let mut random = 1_u64;
+        for _ in 0..asks {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            let runners = self.0.iter_mut().enumerate();
+            let (place, runner) = runners.min_by_key(|(_, runner)| runner.next).unwrap();
+            let now = at(runner.next);
+            runner.bytes += take(&mut runner.turn, now);
+            let told = runner.turn.waits(now).map_or(runner.next, Instant::nanos);
+            let comes = told + 1 + (random >> 33) % (late + 1);
+            let is_eager = eager && place == 0;
+            runner.next = if is_eager { comes.min(runner.next + 10_000) } else { comes };
+        }
+    }
+
+    /// After what has been there at first is gone, what each has got in the same time.
+    fn shares(mut self, how: (u64, bool), take: impl Fn(&mut Turn, Instant) -> u64) -> Shares {
+        let (_, eager) = how;
+        let asks = if eager { 100_000 } else { 10_000 };
+        self.run(2000, how, &take);
+        self.0.iter_mut().for_each(|runner| runner.bytes = 0);
+        self.run(asks, how, &take);
+        let devices = self.0.last().map_or(0, |last| last.device + 1);
+        let of = |device| self.0.iter().filter(move |runner| runner.device == device);
+        Shares((0..devices).map(|device| of(device).map(|runner| runner.bytes).collect()).collect())
+    }
+}
+
+/// What the pairs of each device have got.
+#[derive(Debug)]
+struct Shares(Vec<Vec<u64>>);
+
+impl Shares {
+    /// Whether each device has its share, and each pair its share of that, but for so many parts
+    /// of a hundred.
+    fn are_equal(&self, devices: u64, pairs: u64) -> bool {
+        let sums: Vec<u64> = self.0.iter().map(|pairs| pairs.iter().sum()).collect();
+        is_even(&sums, devices) && self.0.iter().all(|all| is_even(all, pairs))
+    }
+}
+
+fn is_even(all: &[u64], tolerance: u64) -> bool {
+    let mean = all.iter().sum::<u64>() / u64::try_from(all.len()).unwrap();
+    all.iter().all(|one| one.abs_diff(mean) * 100 <= mean * tolerance)
+}
+
+/// Sends from a full queue of frames of this length.
+fn send(len: u32) -> impl Fn(&mut Turn, Instant) -> u64 {
+    move |turn, now| turn.grant(now, plain(64, len)).paid.bytes
+}
+
+/// Receives from a full socket, as far as there is credit.
+fn fetch(len: u32) -> impl Fn(&mut Turn, Instant) -> u64 {
+    move |turn, now| {
+        let Ok(credit) = turn.credit(now) else { return 0 };
+        let frames = credit.bytes.div_ceil(len.into()).min(64);
+        turn.charge(now, Wire { bytes: frames * u64::from(len), frames });
+        frames * u64::from(len)
+    }
+}
+
+#[test]
+fn a_device_with_more_pairs_has_no_more_of_a_group() {
+    for (megabits, len) in [(10, 1514), (100, 9000), (1000, 1514), (1000, 65_000)] {
+        let rate = Rate::of(megabits * 1_000_000 / 8);
+        for devices in [&[8, 1][..], &[1, 8, 2], &[4, 4], &[2]] {
+            // Late by less than what a turn takes, and by all of it.
+            for (late, devices_in, pairs_in) in [(0, 2, 2), (50_000, 2, 2), (1_000_000, 30, 20)] {
+                let what = format!("{megabits} Mbit/s, frames of {len}, {devices:?}, late {late}");
+                let sent = Race::new(rate, devices).shares((late, false), send(len));
+                assert!(sent.are_equal(devices_in, pairs_in), "{what}: sent {sent:?}");
+                let got = Race::new(rate, devices).shares((late, false), fetch(len));
+                assert!(got.are_equal(devices_in, pairs_in), "{what}: got {got:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_pair_that_asks_all_the_time_gets_no_more_than_its_siblings() {
+    let rate = Rate::of(125_000_000);
+    for devices in [&[4][..], &[4, 1], &[1, 4]] {
+        let sent = Race::new(rate, devices).shares((50_000, true), send(1514));
+        assert!(sent.are_equal(3, 3), "{devices:?}: {sent:?}");
+    }
+}
+
+#[test]
+fn nobody_waits_for_long_for_a_pair_that_does_not_come_again() {
+    let rate = Rate { per_second: 1_000_000, burst: 20_000 };
+    for gone in 0..3 {
+        let mut race = Race::new(rate, &[3]);
+        race.run(500, (1000, false), send(1000));
+        let from = race.0.iter().map(|runner| runner.next).min().unwrap();
+        race.0.iter_mut().for_each(|runner| runner.bytes = 0);
+        race.0[gone].next = u64::MAX;
+        race.run(2000, (1000, false), send(1000));
+        let to = race.0.iter().map(|runner| runner.next).min().unwrap();
+        let got: u64 = race.0.iter().map(|runner| runner.bytes).sum();
+        let due = rate.per_second * (to - from) / SECOND;
+        assert!(got >= due / 100 * 97, "without pair {gone}: {got} of {due}");
+        let others: Vec<_> = (0..3).filter(|at| *at != gone).map(|at| race.0[at].bytes).collect();
+        assert!(is_even(&others, 3), "without pair {gone}: {others:?}");
+    }
+}
+
+#[test]
+fn what_others_deliver_waits_for_nobody_who_may_not_come() {
+    let line = Arc::new(Line::new(2));
+    let limit = Arc::new(Limit::new(Some(Rate { per_second: 1_000_000, burst: 2000 }), None));
+    let turn = |index| {
+        let limiter = Limiter::new([Arc::clone(&limit)]);
+        Turn::among(limiter, Some(line.place(index, false)))
+    };
+    let (mut one, mut other) = (turn(0), turn(1));
+    one.charge(at(SECOND), Wire { bytes: 2000, frames: 2 });
+    let due = one.credit(at(SECOND)).unwrap_err();
+    // The device has booked once, for whichever pair, and what is due is taken by who comes.
+    assert!(other.credit(at(SECOND)).unwrap_err() >= due);
+    let later = due.after(Duration::from_nanos(1_000_000));
+    assert!(other.credit(later).is_ok(), "nothing more has come for the first");
 }

@@ -11,6 +11,7 @@
 use core::time::Duration;
 
 use super::bucket::{later, parts};
+use super::line::Place;
 use super::{ATTEMPTS, Level, Levels, Limiter, Wire};
 use crate::time::Instant;
 
@@ -33,6 +34,12 @@ pub struct Grant {
 pub struct Turn {
     limiter: Limiter,
     booked: Option<Booked>,
+    /// Among the pairs of its device, if there are others.
+    place: Option<Place>,
+    /// Until when it waits for its turn among those.
+    told: Option<Instant>,
+    /// What it was last told that may pass.
+    credit: Wire,
 }
 
 /// What has been paid for and may pass from then on.
@@ -54,20 +61,27 @@ impl Turn {
     /// A place in front of these limits; it waits for nothing.
     #[must_use]
     pub const fn new(limiter: Limiter) -> Self {
-        Self { limiter, booked: None }
+        Self { limiter, booked: None, place: None, told: None, credit: Wire::NONE }
+    }
+
+    /// The same for a pair of a device with several: they have one place together.
+    pub(crate) fn among(limiter: Limiter, place: Option<Place>) -> Self {
+        let mut turn = Self::new(limiter);
+        turn.place = place;
+        turn
     }
 
     /// Until when it waits, if it does.
     #[must_use]
     pub fn waits(&self, now: Instant) -> Option<Instant> {
-        self.booked.map(|booked| booked.at).filter(|at| *at > now)
+        self.booked.map(|booked| booked.at).or(self.told).filter(|at| *at > now)
     }
 
     /// How many of these frames may pass now, first to last. They are paid with this; what is
     /// then not sent is to be refunded. Of the others the first are paid, too: the same frames are
     /// expected again.
     pub fn grant(&mut self, now: Instant, frames: impl Iterator<Item = Wire> + Clone) -> Grant {
-        if let Some(at) = self.waits(now) {
+        if let Err(at) = self.come(now) {
             return Grant { frames: 0, paid: Wire::NONE, until: Some(at) };
         }
         let prepaid = self.take_booked();
@@ -75,14 +89,23 @@ impl Turn {
         for _ in 0..ATTEMPTS {
             let levels = self.limiter.levels(here, prepaid);
             let Share { count, paid, booked } = share(&levels, frames.clone());
+            let at = later(now, levels.wait(paid, booked)).max(soon(now));
+            let may_book = booked != Wire::NONE && self.may_book(now, at);
+            let booked = if may_book { booked } else { Wire::NONE };
             if !self.limiter.take(here, &levels, paid.plus(booked)) {
+                if may_book {
+                    self.unbook(at);
+                }
                 continue;
             }
-            if booked != Wire::NONE {
-                let at = later(now, levels.wait(paid, booked)).max(soon(now));
+            if may_book {
                 self.booked = Some(Booked { paid: booked, at });
             }
-            return Grant { frames: count, paid, until: self.booked.map(|booked| booked.at) };
+            let until = self.waits(now);
+            if until.is_none() {
+                self.leave_line();
+            }
+            return Grant { frames: count, paid, until };
         }
         // Others take without a pause: they get on, and this one comes again.
         self.booked = Some(Booked { paid: prepaid, at: now });
@@ -100,29 +123,32 @@ impl Turn {
     /// # Errors
     /// When it is worth asking again.
     pub fn credit(&mut self, now: Instant) -> Result<Wire, Instant> {
-        if let Some(at) = self.waits(now) {
-            return Err(at);
-        }
+        self.come(now)?;
         let prepaid = self.booked.map_or(Wire::NONE, |booked| booked.paid);
         let levels = self.limiter.levels(parts(now), prepaid);
         let one = Wire { bytes: 1, frames: 1 };
         if prepaid != Wire::NONE || levels.fit(one) {
             let room = levels.room();
-            return Ok(Wire { bytes: room.bytes.max(1), frames: room.frames.max(1) });
+            self.credit = Wire { bytes: room.bytes.max(1), frames: room.frames.max(1) };
+            return Ok(self.credit);
         }
-        let quantum = levels.least(Level::quantum);
-        let limited = |units: u64| if units == u64::MAX { 0 } else { units };
-        let paid = Wire { bytes: limited(quantum.bytes), frames: limited(quantum.frames) };
+        let paid = levels.quantum();
         let at = later(now, levels.wait(Wire::NONE, paid)).max(soon(now));
-        self.limiter.charge(now, paid);
-        self.booked = Some(Booked { paid, at });
-        Err(at)
+        if self.may_book(now, at) {
+            self.limiter.charge(now, paid);
+            self.booked = Some(Booked { paid, at });
+        }
+        Err(self.waits(now).unwrap_or(at))
     }
 
     /// Pays for frames that have passed on credit, all of them or none.
     pub fn charge(&mut self, now: Instant, passed: Wire) {
         if self.waits(now).is_none() {
             let prepaid = self.take_booked();
+            // What has used it up has more to come, and keeps its place in the line.
+            if passed.bytes < self.credit.bytes && passed.frames < self.credit.frames {
+                self.leave_line();
+            }
             let here = parts(now);
             for _ in 0..ATTEMPTS {
                 let levels = self.limiter.levels(here, prepaid);
@@ -139,10 +165,40 @@ impl Turn {
     pub fn give_up(&mut self) {
         let booked = self.take_booked();
         self.limiter.refund(booked);
+        self.leave_line();
+    }
+
+    /// Whether it may take something now; if not, when to come again.
+    fn come(&mut self, now: Instant) -> Result<(), Instant> {
+        if let Some(at) = self.waits(now) {
+            return Err(at);
+        }
+        self.told = match &self.place {
+            Some(place) if self.booked.is_none() => place.wait(now),
+            Some(_) | None => None,
+        };
+        self.told.map_or(Ok(()), Err)
+    }
+
+    /// Whether it may book what is due `at`; if not, it is told when to come again.
+    fn may_book(&mut self, now: Instant, at: Instant) -> bool {
+        self.told = self.place.as_ref().and_then(|place| place.book(now, at).err());
+        self.told.is_none()
+    }
+
+    fn unbook(&self, at: Instant) {
+        self.place.iter().for_each(|place| place.done(at));
+    }
+
+    fn leave_line(&mut self) {
+        self.told = None;
+        self.place.iter().for_each(Place::leave);
     }
 
     fn take_booked(&mut self) -> Wire {
-        self.booked.take().map_or(Wire::NONE, |booked| booked.paid)
+        let Some(Booked { paid, at }) = self.booked.take() else { return Wire::NONE };
+        self.unbook(at);
+        paid
     }
 }
 
@@ -152,8 +208,9 @@ impl Drop for Turn {
     }
 }
 
-/// How many frames fit into all buckets, what they cost, and what is booked of those that do not
-/// fit.
+/// How many frames fit into all buckets, what they cost, and what is booked for those that do not
+/// fit: as many of them as a quantum holds, or all of it, since more may come. Nothing that they
+/// wait for beyond that would be theirs rather than anybody's.
 fn share(levels: &Levels, frames: impl Iterator<Item = Wire>) -> Share {
     let room = levels.room();
     let quantum = levels.least(Level::quantum);
@@ -168,14 +225,19 @@ fn share(levels: &Levels, frames: impl Iterator<Item = Wire>) -> Share {
         }
         let more = share.booked.plus(frame);
         if share.booked != Wire::NONE && !more.fits(quantum) {
-            break;
+            return share;
         }
         share.booked = more;
+    }
+    if share.booked != Wire::NONE {
+        let Wire { bytes, frames } = levels.quantum();
+        let booked = share.booked;
+        share.booked = Wire { bytes: booked.bytes.max(bytes), frames: booked.frames.max(frames) };
     }
     share
 }
 
 /// The next moment: nobody is told to come again at once.
-fn soon(now: Instant) -> Instant {
+pub(super) fn soon(now: Instant) -> Instant {
     now.after(Duration::from_nanos(1))
 }

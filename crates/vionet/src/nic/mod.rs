@@ -47,7 +47,7 @@ use crate::interrupt::Interrupt;
 use crate::negotiate::{Negotiated, Offer};
 #[cfg(feature = "std")]
 use crate::pair::Inlet;
-use crate::pair::{Limits, QueuePair, TRANSLATION_REST};
+use crate::pair::{DeviceLimits, Limits, QueuePair, TRANSLATION_REST};
 use crate::stats::{ControlStats, PairStats};
 
 /// What waits for pairs to come home, or for the endpoint to open.
@@ -81,7 +81,7 @@ pub struct Nic {
     /// Policy of the host about what the guest may send and get.
     guard: Option<Arc<Guard>>,
     /// Rate limits of the host.
-    limits: Option<Limits>,
+    limits: Option<DeviceLimits>,
     /// Where the pairs deliver to each other, when they do; made outside.
     #[cfg(feature = "std")]
     inlets: Arc<[Arc<Inlet>]>,
@@ -172,7 +172,7 @@ impl Nic {
     /// The host's rate limits, if there are any.
     #[must_use]
     pub fn limits(&self) -> Option<&Limits> {
-        self.limits.as_ref()
+        self.limits.as_ref().map(DeviceLimits::limits)
     }
 
     /// The same with a random number, which makes it unpredictable where unknown flows go.
@@ -421,7 +421,7 @@ impl Nic {
                 Ok(())
             }
             Op::SetLimits(limits) => {
-                self.limits = limits;
+                self.limits = limits.map(|all| DeviceLimits::new(all, self.config.pairs));
                 self.configure_pairs();
                 Ok(())
             }

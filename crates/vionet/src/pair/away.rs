@@ -9,8 +9,6 @@ use vionet_queue::Fault;
 use super::QueuePair;
 #[cfg(feature = "std")]
 use super::inlet::{Inlet, Lent, Returned};
-#[cfg(feature = "std")]
-use crate::limit::Turn;
 use crate::time::Instant;
 
 impl QueuePair {
@@ -42,8 +40,7 @@ impl QueuePair {
             self.kept = lane.interrupt.take();
             // Frames that pairs pass on to each other are paid for by whoever has fetched them.
             let limited = self.limits.as_ref().filter(|_| self.is_delivered_to);
-            let turn =
-                limited.and_then(|limited| limited.receive_limiter().cloned().map(Turn::new));
+            let turn = limited.and_then(|limited| limited.turn_of_others(self.index));
             let bench = if self.is_delivered_to { self.bench.take() } else { None };
             let (what, stats) = ((self.index, self.plan), Arc::clone(&self.stats));
             let news = (self.kept.is_some(), self.untold.take());

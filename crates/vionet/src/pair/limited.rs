@@ -8,10 +8,13 @@
 //!
 //! A limit is asked once a batch, not for each frame.
 
+use alloc::sync::Arc;
+
 use super::meter::{Meter, on_wire};
 use super::tx::{TxBatch, TxFrame};
 use crate::endpoint::{EndpointFault, EndpointQueue};
-use crate::limit::{Limiter, Turn, Wire};
+use crate::limit::{Limiter, Line, Turn, Wire};
+use crate::nic::PairIndex;
 use crate::stats::LaneStats;
 use crate::time::Instant;
 
@@ -33,10 +36,38 @@ impl Limits {
     }
 }
 
-/// The same as a pair has them.
-#[derive(Debug)]
-pub(crate) struct Limited {
+/// The same with the lines of the device's pairs in front of them, of which a single pair has none.
+#[derive(Clone)]
+pub(crate) struct DeviceLimits {
     limits: Limits,
+    lines: Option<[Arc<Line>; 2]>,
+}
+
+impl DeviceLimits {
+    pub(crate) fn new(limits: Limits, pairs: u16) -> Self {
+        let line = || Arc::new(Line::new(pairs));
+        Self { limits, lines: (pairs > 1).then(|| [line(), line()]) }
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn transmit(&self, pair: PairIndex) -> Turn {
+        let place = self.lines.as_ref().map(|[transmit, _]| transmit.place(pair.0, true));
+        Turn::among(self.limits.transmit.clone(), place)
+    }
+
+    /// `comes_again` when told to.
+    fn receive(&self, pair: PairIndex, comes_again: bool) -> Turn {
+        let place = self.lines.as_ref().map(|[_, receive]| receive.place(pair.0, comes_again));
+        Turn::among(self.limits.receive.clone(), place)
+    }
+}
+
+/// The same as a pair has them.
+pub(crate) struct Limited {
+    limits: DeviceLimits,
     transmit: Turn,
     receive: Turn,
     /// When transmitting and receiving may go on that were held up.
@@ -50,17 +81,17 @@ pub(crate) struct Limited {
 }
 
 impl Limited {
-    pub(crate) fn new(limits: Limits) -> Self {
-        let (transmit, receive) =
-            (Turn::new(limits.transmit.clone()), Turn::new(limits.receive.clone()));
-        let until = [None; 2];
-        Self { limits, transmit, receive, until, credit: None, was_asked: false, counted: 0 }
+    pub(crate) fn new(limits: DeviceLimits, pair: PairIndex) -> Self {
+        let (transmit, receive) = (limits.transmit(pair), limits.receive(pair, true));
+        let (until, credit, was_asked, counted) = ([None; 2], None, false, 0);
+        Self { limits, transmit, receive, until, credit, was_asked, counted }
     }
 
-    /// What limits others who deliver to the guest.
+    /// The place of others who deliver into this pair, if they are limited.
     #[cfg(feature = "std")]
-    pub(super) fn receive_limiter(&self) -> Option<&Limiter> {
-        Some(&self.limits.receive).filter(|limiter| !limiter.is_open())
+    pub(super) fn turn_of_others(&self, pair: PairIndex) -> Option<Turn> {
+        let is_open = self.limits.limits.receive.is_open();
+        (!is_open).then(|| self.limits.receive(pair, false))
     }
 
     /// Before a step in which the host side would be asked for frames if it `asks`: whether it may
@@ -75,7 +106,7 @@ impl Limited {
         (self.until, self.credit) = ([None; 2], None);
         if !asks {
             self.receive.give_up();
-        } else if !self.limits.receive.is_open() {
+        } else if !self.limits.limits.receive.is_open() {
             let waits = self.receive.waits(now).is_some();
             match self.receive.credit(now) {
                 Ok(credit) => self.credit = Some(credit),
@@ -148,5 +179,44 @@ impl Limited {
         stats.limited_bytes.add(new.iter().map(|frame| u64::from(frame.len)).sum());
         self.counted = if held.is_empty() { 0 } else { batch.frames().len() };
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::{Limit, Rate};
+
+    /// Limits that are used up at `now`, shared by whoever gets them.
+    fn used_up(now: Instant) -> Limits {
+        let rate = Rate { per_second: 1_000_000, burst: 3000 };
+        let limiter = Limiter::new([Arc::new(Limit::new(Some(rate), None))]);
+        Turn::new(limiter.clone()).charge(now, Wire { bytes: 3000, frames: 3 });
+        Limits { transmit: limiter.clone(), receive: limiter }
+    }
+
+    #[test]
+    fn pairs_of_a_device_book_one_after_the_other_and_those_of_two_together() {
+        let now = Instant::from_nanos(1_000_000_000);
+        let frames = [Wire { bytes: 1000, frames: 1 }; 2];
+        for receives in [false, true] {
+            let ask = |limited: &mut Limited| {
+                if receives {
+                    limited.receive.credit(now).unwrap_err()
+                } else {
+                    limited.transmit.grant(now, frames.into_iter()).until.unwrap()
+                }
+            };
+            let pair =
+                |limits: &DeviceLimits, index| Limited::new(limits.clone(), PairIndex(index));
+            let shared = used_up(now);
+            let [one, other] = [(); 2].map(|()| DeviceLimits::new(shared.clone(), 2));
+            let (mut first, mut second) = (pair(&one, 0), pair(&one, 1));
+            let mut third = pair(&other, 0);
+            let due = ask(&mut first);
+            assert!(ask(&mut second) > due, "behind its sibling");
+            // Had the second one booked, too, this would be due after 3 ms.
+            assert_eq!(ask(&mut third).since(now).as_micros(), 2000);
+        }
     }
 }

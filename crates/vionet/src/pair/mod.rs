@@ -41,8 +41,8 @@ pub(crate) use guarded::Guarded;
 pub use inlet::{Delivery, Inlet};
 pub(crate) use judge::{Judge, Steering};
 pub(crate) use lane::Lane;
-pub(crate) use limited::Limited;
 pub use limited::Limits;
+pub(crate) use limited::{DeviceLimits, Limited};
 pub(crate) use lower::Lower;
 pub use rx::Refused;
 use sink::Bench;
@@ -149,7 +149,7 @@ pub(crate) struct PairConfig {
     pub(crate) in_use: bool,
     /// Of the receive and of the transmit queue.
     pub(crate) delays: [Coalescing; 2],
-    pub(crate) limits: Option<Limits>,
+    pub(crate) limits: Option<DeviceLimits>,
     pub(crate) inspection: Option<Inspection>,
 }
 
@@ -257,7 +257,7 @@ impl QueuePair {
         self.bench = inspection.map(|by| Bench::new(by, scratch.take()));
         self.spare = scratch;
         self.asks = self.receives;
-        self.limits = limits.map(|limits| Box::new(Limited::new(limits)));
+        self.limits = limits.map(|limits| Box::new(Limited::new(limits, self.index)));
         let [rx, tx] = delays;
         self.rx.iter_mut().for_each(|lane| lane.set_delay(rx));
         self.tx.iter_mut().for_each(|lane| lane.set_delay(tx));

@@ -92,33 +92,50 @@ pub fn guard(rules: &[GuardRule], mac: Mac) -> Result<Option<Guard>, NetworkFaul
     Ok(Some(if tagged { guard.with_vlans(vlans, untagged) } else { guard }))
 }
 
-/// A rate: `100M` is in bits a second, `20kpps` in frames.
+/// A rate, and what may pass at once: `100M` and `100M:4M` in bits, `20kpps` and `20kpps:500` in
+/// frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateSpec {
     /// Bytes in a second.
-    Bytes(u64),
+    Bytes(Rate),
     /// Frames in a second.
-    Frames(u64),
+    Frames(Rate),
 }
 
 impl FromStr for RateSpec {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (number, frames) = text.strip_suffix("pps").map_or((text, false), |rest| (rest, true));
-        let (digits, unit) = match number.strip_suffix(['k', 'K', 'M', 'G']) {
-            Some(digits) if number.ends_with('G') => (digits, 1_000_000_000),
-            Some(digits) if number.ends_with('M') => (digits, 1_000_000),
-            Some(digits) => (digits, 1000),
-            None => (number, 1),
+        let bad = || {
+            "take bits a second, as 100M or 2G, or frames, as 20kpps; behind it may stand what \
+             passes at once after a rest, as in 100M:4M or 20kpps:500"
         };
-        let rate = digits.parse::<u64>().ok().and_then(|rate| rate.checked_mul(unit));
-        match rate {
-            Some(rate @ 1..) if frames => Ok(Self::Frames(rate)),
-            Some(rate @ 8..) if !frames => Ok(Self::Bytes(rate / 8)),
-            Some(_) | None => Err("take bits a second, as 100M or 2G, or frames, as 20kpps".into()),
-        }
+        let (rate, burst) = text.split_once(':').map_or((text, None), |(a, b)| (a, Some(b)));
+        let (rate, is_frames) = rate.strip_suffix("pps").map_or((rate, false), |it| (it, true));
+        // Whole bytes, or frames.
+        let units = |text| {
+            let number = number(text)?;
+            Some(if is_frames { number } else { number / 8 }).filter(|units| *units > 0)
+        };
+        let per_second = units(rate).ok_or_else(bad)?;
+        let rate = match burst {
+            Some(burst) => Rate { per_second, burst: units(burst).ok_or_else(bad)? },
+            None => Rate::of(per_second),
+        };
+        Ok(if is_frames { Self::Frames(rate) } else { Self::Bytes(rate) })
     }
+}
+
+/// A number with its unit: `64k`, `100M`, `2G`.
+fn number(text: &str) -> Option<u64> {
+    let unit = match text.chars().last()? {
+        'k' | 'K' => 1000,
+        'M' => 1_000_000,
+        'G' => 1_000_000_000,
+        _ => 1,
+    };
+    let digits = if unit > 1 { text.get(..text.len().checked_sub(1)?)? } else { text };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
 /// The limit of these rates; of two of a kind, the last one counts.
@@ -127,8 +144,8 @@ pub fn limit(rates: &[RateSpec]) -> Limit {
     let limit = Limit::default();
     for rate in rates {
         match *rate {
-            RateSpec::Bytes(rate) => limit.set_bytes(Some(Rate::of(rate))),
-            RateSpec::Frames(rate) => limit.set_frames(Some(Rate::of(rate))),
+            RateSpec::Bytes(rate) => limit.set_bytes(Some(rate)),
+            RateSpec::Frames(rate) => limit.set_frames(Some(rate)),
         }
     }
     limit
@@ -245,29 +262,56 @@ mod tests {
 
     #[test]
     fn rates_are_read_and_nonsense_is_refused() {
+        let bytes = |per_second, burst| RateSpec::Bytes(Rate { per_second, burst });
+        let frames = |per_second, burst| RateSpec::Frames(Rate { per_second, burst });
         for (text, rate) in [
-            ("8", RateSpec::Bytes(1)),
-            ("100M", RateSpec::Bytes(12_500_000)),
-            ("2G", RateSpec::Bytes(250_000_000)),
-            ("64k", RateSpec::Bytes(8000)),
-            ("20kpps", RateSpec::Frames(20_000)),
-            ("1pps", RateSpec::Frames(1)),
+            ("8", bytes(1, 1)),
+            ("100M", bytes(12_500_000, 1_250_000)),
+            ("2G", bytes(250_000_000, 25_000_000)),
+            ("64k", bytes(8000, 800)),
+            ("100M:4M", bytes(12_500_000, 500_000)),
+            ("1G:8", bytes(125_000_000, 1)),
+            ("20kpps", frames(20_000, 2000)),
+            ("1pps", frames(1, 1)),
+            ("20kpps:500", frames(20_000, 500)),
+            ("1Mpps:2k", frames(1_000_000, 2000)),
         ] {
             assert_eq!(text.parse(), Ok(rate), "{text}");
         }
-        for bad in ["", "0", "7", "0pps", "pps", "-1M", "1.5M", "1T", "99999999999G", "M"] {
+        for bad in [
+            "",
+            "0",
+            "7",
+            "0pps",
+            "pps",
+            "-1M",
+            "1.5M",
+            "1T",
+            "99999999999G",
+            "M",
+            "1M:",
+            "1M:7",
+            ":8",
+            "1M:1M:1M",
+            "1pps:0",
+            "1pps:1pps",
+            "1M:1pps",
+            "µ",
+        ] {
             assert!(bad.parse::<RateSpec>().is_err(), "{bad}");
         }
-        let both = limit(&[RateSpec::Frames(7), RateSpec::Bytes(9), RateSpec::Frames(5)]);
-        assert_eq!(both.rates(), [Some(Rate::of(9)), Some(Rate::of(5))]);
+        let both = limit(&[frames(7, 1), bytes(9, 2), frames(5, 3)]);
+        let rate = |per_second, burst| Some(Rate { per_second, burst });
+        assert_eq!(both.rates(), [rate(9, 2), rate(5, 3)]);
     }
 
     #[test]
     fn groups_are_read_and_nonsense_is_refused() {
-        let group: GroupSpec = "tenant,tx=1G,rx=8M,rx=9pps".parse().unwrap();
+        let group: GroupSpec = "tenant,tx=1G:1M,rx=8M,rx=9pps".parse().unwrap();
         assert_eq!(group.name, "tenant");
-        assert_eq!(group.transmit, [RateSpec::Bytes(125_000_000)]);
-        assert_eq!(group.receive, [RateSpec::Bytes(1_000_000), RateSpec::Frames(9)]);
+        let rate = Rate { per_second: 125_000_000, burst: 125_000 };
+        assert_eq!(group.transmit, [RateSpec::Bytes(rate)]);
+        assert_eq!(group.receive, ["8M", "9pps"].map(|rate| rate.parse().unwrap()));
         assert_eq!("later".parse::<GroupSpec>().unwrap().transmit, []);
         for bad in ["", ",tx=1G", "tx=1G", "a,tx", "a,tx=", "a,up=1G", "a,tx=1G,5pps"] {
             assert!(bad.parse::<GroupSpec>().is_err(), "{bad}");

@@ -112,14 +112,15 @@ impl Control {
             ("set-limit", rest) => self.set_limit(rest),
             ("set-group-limit", rest) => self.set_group_limit(rest),
             ("announce", name) => self.apply(name, Change::Announcement),
-            _ => Err("ask for: inspect, set-link NIC up|down, set-limit NIC tx|rx RATE|none, \
-                      set-group-limit NAME tx|rx RATE|none, announce NIC"
+            _ => Err("ask for: inspect, set-link NIC up|down, set-limit NIC tx|rx \
+                      RATE[:BURST],...|none, set-group-limit NAME tx|rx RATE[:BURST],...|none, \
+                      announce NIC"
                 .into()),
         }
     }
 
     fn set_limit(&mut self, rest: &str) -> Result<Value, String> {
-        let (name, way, rates) = words_of_limit(rest)?;
+        let (name, way, rates) = words_of_limit("set-limit NIC", rest)?;
         let limits = self.nic(name)?.limits.with(way, &rates);
         let done = self.apply(name, Change::Limits(limits.limits()))?;
         self.nics.iter_mut().filter(|nic| nic.name == name).for_each(|nic| {
@@ -129,7 +130,7 @@ impl Control {
     }
 
     fn set_group_limit(&self, rest: &str) -> Result<Value, String> {
-        let (name, way, rates) = words_of_limit(rest)?;
+        let (name, way, rates) = words_of_limit("set-group-limit NAME", rest)?;
         self.groups.set(name, way, &rates)?;
         // What waits by the old rate looks again.
         let members = self.nics.iter().filter(|nic| nic.limits.is_in(name));
@@ -157,8 +158,11 @@ impl Control {
     }
 }
 
-/// `NAME tx|rx RATE,...|none`, as words.
-fn words_of_limit(text: &str) -> Result<(&str, Direction, Vec<RateSpec>), String> {
+/// `NAME tx|rx RATE,...|none` behind a verb, as words.
+fn words_of_limit<'a>(
+    verb: &str,
+    text: &'a str,
+) -> Result<(&'a str, Direction, Vec<RateSpec>), String> {
     let words = text.rsplit_once(' ').and_then(|(text, rates)| {
         let (name, direction) = text.rsplit_once(' ')?;
         Some((name, direction, rates))
@@ -166,7 +170,7 @@ fn words_of_limit(text: &str) -> Result<(&str, Direction, Vec<RateSpec>), String
     let (name, way, rates) = match words {
         Some((name, "tx", rates)) => (name, Direction::Tx, rates),
         Some((name, "rx", rates)) => (name, Direction::Rx, rates),
-        Some(_) | None => return Err("write: set-limit NAME tx|rx RATE[,RATE]|none".into()),
+        Some(_) | None => return Err(format!("write: {verb} tx|rx RATE[:BURST],...|none")),
     };
     let parse = |rate: &str| rate.parse().map_err(|why| format!("`{rate}`: {why}"));
     let rates = rates.split(',').filter(|rate| *rate != "none").map(parse);
