@@ -407,6 +407,33 @@ fn delays_of_one_queue_end_with_its_life_and_not_with_a_pause() {
     }
 }
 
+#[test]
+fn a_driver_has_nothing_of_the_one_before_though_nobody_has_told_of_a_reset() {
+    let mut bench = started(ALL);
+    assert_eq!(bench.command(&[1, 1, 2, 0, 0, 0, 0, 9], 0).0, OK, "another address");
+    assert_eq!(bench.command(&[0, 0, 1], 0).0, OK, "promiscuous");
+    assert_eq!(bench.command(&[6, 1, 7, 0, 0, 0, 8, 0, 0, 0], 0).0, OK, "delays");
+    let of_rx = [6, 3, 0, 0, 0, 0];
+    // A front-end pauses the machine, and says what it said before.
+    bench.apply(Op::StopQueue(CONTROL)).unwrap();
+    bench.apply(Op::Negotiate(Bench::bits(ALL))).unwrap();
+    let (setup, cursor) = (bench.control.setup(), bench.nic.cursor(CONTROL).unwrap());
+    bench.apply(Op::StartQueue { index: CONTROL, setup, cursor }).unwrap();
+    assert!(gets(&mut bench, &to(OTHER)), "it is the same driver");
+    assert_eq!(bench.command(&of_rx, 8).1, [7, 0, 0, 0, 8, 0, 0, 0]);
+    // The machine reboots, of which the front-end has no message: its rings begin again.
+    for index in [RX, TX, CONTROL] {
+        bench.apply(Op::StopQueue(index)).unwrap();
+    }
+    bench.apply(Op::Negotiate(Bench::bits(ALL))).unwrap();
+    let shown = bench.nic.config_space();
+    restart(&mut bench);
+    assert!(!gets(&mut bench, &to(OTHER)), "the filter is that of a new driver");
+    assert!(gets(&mut bench, &to([2, 0, 0, 0, 0, 9])), "with the address that it was shown");
+    assert_eq!(bench.command(&of_rx, 8), (OK, vec![0; 8]));
+    assert_eq!(bench.nic.config_space(), shown, "it has read it before");
+}
+
 /// A driver that comes after a reset, its rings as new.
 fn restart(bench: &mut Bench) {
     let ring = |at| SplitDriver::new(&bench.ram, at, 64, false, 0);

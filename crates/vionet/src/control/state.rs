@@ -121,6 +121,12 @@ impl ControlState {
         self.filter = Filter::new(mac, by_address, by_vlan);
     }
 
+    /// Another driver comes, that has read the configuration already: what that shows stays.
+    pub(crate) fn next_driver(&mut self, config: &NicConfig) {
+        let Self { mac, announce, .. } = *self;
+        *self = Self { mac, announce, ..Self::new(config) };
+    }
+
     /// What the driver wants to receive.
     pub(crate) fn filter(&self) -> &Filter {
         &self.filter

@@ -334,8 +334,9 @@ impl Nic {
             Op::EnableQueue(index, enabled) if self.changes_spread(*index, *enabled) => {
                 return self.recall(|_| true, Job::Op(op), effects);
             }
-            Op::StartQueue { index, .. }
-                if self.awaits_control() && self.role(*index) == Some(QueueRole::Control) =>
+            Op::StartQueue { index, cursor, .. }
+                if self.role(*index) == Some(QueueRole::Control)
+                    && (self.awaits_control() || self.begins_anew(*index, *cursor)) =>
             {
                 return self.recall(|_| true, Job::Op(op), effects);
             }

@@ -50,9 +50,14 @@ impl Nic {
                 if self.control.is_some() {
                     return Err(OpError::AlreadyRunning(index));
                 }
+                let is_another = self.begins_anew(index, cursor);
                 self.control = Some(ControlLane::new(activate(&space)?, space));
-                self.slot(index)?.setup = Some(setup);
+                let slot = self.slot(index)?;
+                (slot.setup, slot.cursor) = (Some(setup), None);
                 self.has_commands = true; // Some may wait already (INIT-05).
+                if is_another {
+                    self.state.next_driver(&self.config);
+                }
                 if self.awaits_control() {
                     self.state.begin(agreed.bits());
                     self.configure_pairs();
@@ -204,6 +209,15 @@ impl Nic {
             Some(QueueRole::Control) | None => {}
         }
         Ok(())
+    }
+
+    /// Whether a queue that has stood elsewhere is to begin where queues begin. A front-end does
+    /// not do that to one it has paused; of the control queue it means that there is another
+    /// driver, where the front-end has no message for a reset.
+    pub(super) fn begins_anew(&self, index: QueueIndex, cursor: Cursor) -> bool {
+        let agreed = self.negotiated.as_ref();
+        let is_start = agreed.is_some_and(|all| cursor == Cursor::start(all.ring().format));
+        is_start && self.cursor(index).is_some_and(|stood| stood != cursor)
     }
 
     /// Whether the queue runs; its pair, if it has one, is at home.
