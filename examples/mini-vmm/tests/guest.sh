@@ -5,6 +5,8 @@ export PATH=/bin:/sbin:/usr/bin HOME=/root TERM=dumb
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+# what is typed would tear what is told
+stty -echo
 ip link set lo up
 for module in ipv6 virtio_pci virtio_net; do modprobe "$module" 2>/dev/null; done
 

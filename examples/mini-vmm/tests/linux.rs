@@ -7,6 +7,7 @@
 //!
 //! So the test needs no virtualization of the machine that it runs on, but half a minute. What is
 //! missing for that is SKIPPED with its reason; in CI (the variable `CI` is set) it is a failure.
+//! `--nocapture` shows the guest's console.
 #![forbid(unsafe_code)]
 #![allow(
     clippy::unwrap_used,
@@ -187,6 +188,7 @@ fn values<'a>(lines: &'a [String], key: &str) -> Vec<&'a str> {
 /// What every visit has to show.
 fn check(lines: &[String], cpus: &str, sha256: &str) {
     let all = lines.join("\n");
+    println!("{all}");
     let value = |key: &str| values(lines, key).first().copied().unwrap_or_default();
     assert_eq!(value("done"), "yes", "{all}");
     assert_eq!(value("cpus"), cpus, "{all}");
