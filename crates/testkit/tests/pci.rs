@@ -276,10 +276,11 @@ fn any_event_maps_to_any_vector_and_to_none() {
         assert_eq!(map_config(nic, wrong), NO_VECTOR, "MSIX-09, MSIX-10");
         assert_eq!(map(nic, 1, wrong), NO_VECTOR);
     }
-    assert_eq!(map(nic, 2, 3), 3);
+    assert_eq!((map(nic, 2, 3), map_config(nic, 1)), (3, 1));
     assert_eq!(map(nic, 77, 3), NO_VECTOR, "no such queue");
     nic.set_status(ACKNOWLEDGE);
     nic.set_status(0);
+    assert_eq!(common(nic, pci::COMMON_CONFIG_VECTOR, 2), u64::from(NO_VECTOR), "MSIX-07");
     for queue in 0..5 {
         nic.select(queue);
         assert_eq!(common(nic, pci::COMMON_QUEUE_VECTOR, 2), u64::from(NO_VECTOR), "MSIX-07");

@@ -119,9 +119,14 @@ fn nothing_is_touched_before_the_driver_is_ready_and_nothing_kicked_for_is_lost(
         board.post(9);
         board.is_left_alone();
         board.panel.rises.store(0, Ordering::SeqCst);
-        // INIT-05: what waits is looked at, kicked for or not.
         board.go();
         board.comes_back(9);
+        // INIT-05: what waits is looked at, kicked for or not.
+        board.negotiate(0);
+        board.set_up(0);
+        board.post(10);
+        board.go();
+        board.comes_back(10);
     });
 }
 
@@ -189,8 +194,11 @@ fn an_enabled_queue_does_not_change() {
 #[test]
 fn a_reset_shows_when_it_is_over_and_keeps_nobody_waiting() {
     on_each_bus(|board| {
-        board.bring_up(0);
+        board.bring_up(RING_RESET);
         board.hold_worker();
+        board.nic.select(1);
+        quickly(|| board.nic.reset_queue());
+        assert!(board.nic.is_resetting());
         quickly(|| board.nic.set_status(0));
         for _ in 0..5 {
             assert_ne!(quickly(|| board.nic.status()), 0, "RST-03: a worker has not let go");
@@ -206,6 +214,7 @@ fn a_reset_shows_when_it_is_over_and_keeps_nobody_waiting() {
         for queue in 0..3 {
             board.nic.select(queue);
             assert!(!board.nic.is_enabled(), "PCOM-08, MMIO-06");
+            assert!(!board.nic.is_resetting(), "PCOM-09, MMIO-09");
         }
         assert!(!board.panel.is_asserted(), "MMIO-05");
         // RST-02, INIT-09: nothing is touched any more.
@@ -240,7 +249,7 @@ fn a_queue_is_reset_alone_and_comes_back_elsewhere() {
         board.bring_up(RING_RESET);
         board.round_trip(1);
         board.nic.select(1);
-        assert!(!board.nic.is_resetting(), "PCOM-09, PCOM-10, MMIO-09, MMIO-10");
+        assert!(!board.nic.is_resetting(), "PCOM-10, MMIO-10");
         board.hold_worker();
         quickly(|| board.nic.reset_queue());
         assert!(quickly(|| board.nic.is_resetting()), "PCOM-12, MMIO-12");
@@ -248,11 +257,12 @@ fn a_queue_is_reset_alone_and_comes_back_elsewhere() {
         until("the queue is reset", || !board.nic.is_resetting());
         assert!(!board.nic.is_enabled(), "PCOM-13, MMIO-13");
         assert_eq!(board.nic.size_max(), 256, "VQR-04: as when it was found");
-        // VQR-03, VQR-06: its memory is the driver's again.
-        let before = board.tx.used_idx();
+        // VQR-03, VQR-06, PCOM-27: its memory is the driver's again, whatever is posted there.
+        board.post(2);
+        let before = (board.tx.used_idx(), board.sent());
         board.nic.kick(1);
         std::thread::sleep(Duration::from_millis(20));
-        assert_eq!(board.tx.used_idx(), before);
+        assert_eq!((board.tx.used_idx(), board.sent()), before);
         // VQR-05, VQR-07: another size at another place, from the beginning.
         board.tx = SplitDriver::new(&board.ram, RINGS + 0xc000, SIZE / 2, false, 0);
         let setup = board.tx.setup();
@@ -400,6 +410,13 @@ fn a_suspended_device_rests_and_goes_on_where_it_was() {
         let mut status = [0; 2];
         board.nic.config(6, &mut status);
         assert_eq!((status, board.nic.generation()), ([1, 0], generation), "SUS-05");
+        for width in [1, 2, 4, 8] {
+            board.nic.write_config(0, &[0xff; 8][..width]);
+        }
+        let mut mac = [0; 6];
+        board.nic.config(0, &mut mac[..4]);
+        board.nic.config(4, &mut mac[4..]);
+        assert_eq!(mac, MAC, "SUS-06");
         assert_eq!(board.nic.take_reasons(), 0, "SUS-07");
         board.nic.turn_link(true);
         board.nic.set_status(UP);

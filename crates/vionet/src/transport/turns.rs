@@ -65,12 +65,13 @@ impl<W: Wires> Turns<W> {
 
     /// A write. What was begun before is given its time, as is what this begins: not every driver
     /// polls for the end of a reset.
-    pub(super) fn write(&self, write: impl FnOnce(&mut Plane<W>)) {
+    pub(super) fn write<R>(&self, write: impl FnOnce(&mut Plane<W>) -> R) -> R {
         let start = clock();
         let at_rest = |plane: &mut Plane<W>| plane.is_at_rest().then_some(());
         let (Some(()) | None) = self.wait(PATIENCE, at_rest);
-        self.look(write);
+        let written = self.look(write);
         let (Some(()) | None) = self.wait(PATIENCE.saturating_sub(start.elapsed()), at_rest);
+        written
     }
 
     /// Goes on until there is what `find` looks for, not longer than `patience`.

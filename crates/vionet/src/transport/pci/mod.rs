@@ -130,18 +130,19 @@ impl PciNic {
         let (from, gates, master) = (config.bar(), config.gates(), config.is_master());
         config.write(offset, data);
         let is_reset = config.take_reset();
-        let to = config.bar().filter(|_| !is_reset);
-        if !is_reset {
-            self.decodes.store(config.decodes(), Ordering::Release);
-            if gates != config.gates() {
-                self.vectors.let_through(config.gates());
-            }
+        if is_reset {
+            drop(config);
+            let from = self.plane.write(|plane| self.power_on(plane));
+            return from.map(|from| BarMove { from: Some(from), to: None });
+        }
+        let to = config.bar();
+        self.decodes.store(config.decodes(), Ordering::Release);
+        if gates != config.gates() {
+            self.vectors.let_through(config.gates());
         }
         let is_changed = master != config.is_master();
         drop(config);
-        if is_reset {
-            self.plane.write(|plane| self.power_on(plane));
-        } else if is_changed {
+        if is_changed {
             // As it is now: of two vCPUs that change it the last one counts.
             self.plane.write(|plane| plane.let_master(held(&self.config).is_master()));
         }
@@ -157,14 +158,16 @@ impl PciNic {
     }
 
     /// Everything is as after power-on, as soon as the workers have let go (PCI Express Base 4.0
-    /// §6.6.2).
-    fn power_on(&self, plane: &mut Plane<Vectors>) {
+    /// §6.6.2). Where the region was.
+    fn power_on(&self, plane: &mut Plane<Vectors>) -> Option<u64> {
         let mut config = held(&self.config);
+        let from = config.bar();
         *config = Config::new(self.vectors(), self.queues);
         self.decodes.store(false, Ordering::Release);
         self.vectors.power_on(config.gates());
         plane.let_master(config.is_master());
         plane.reset_function();
+        from
     }
 
     /// Reads the structure that the window is set to (PCFG-03).
