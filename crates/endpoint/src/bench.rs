@@ -109,19 +109,20 @@ struct EchoQueue {
 
 impl EndpointQueue for EchoQueue {
     fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
-        while let Some(frame) = frames.frames().first() {
+        let mut room = self.frames.get_mut(self.used..).unwrap_or_default();
+        let (mut done, mut used) = (0_usize, self.used);
+        let lengths = self.lengths.spare_capacity_mut().len();
+        for frame in frames.frames().iter().take(lengths) {
             let len = usize::try_from(frame.len).unwrap_or(usize::MAX);
-            let end = self.used.saturating_add(len);
-            let room = self.frames.get_mut(self.used..end);
-            let Some(room) = room.filter(|_| self.lengths.len() < ECHOES) else {
-                self.full = true;
-                break;
-            };
-            copy_out(frames.bytes(frame), 0, room);
+            let Some(place) = room.split_off_mut(..len) else { break };
+            copy_out(frames.bytes(frame), 0, place);
             self.lengths.push(len);
-            self.used = end;
-            frames.sent(1);
+            used = used.wrapping_add(len);
+            done = done.wrapping_add(1);
         }
+        self.used = used;
+        self.full = done < frames.frames().len();
+        frames.sent(done);
         Ok(())
     }
 

@@ -42,6 +42,7 @@ pub use memory::{
     Access, AddressSpace, Descriptor, GuestAddr, MapError, MemoryMap, PackedDescriptor,
     PackedDescriptors, Pushed, ReadSpan, Region, Scratch, SharedIndex, SharedRing, SpanStore,
     Translate, Untranslated, UsedElem, UserAddr, WriteSpan, copy_behind, copy_in, copy_out, fence,
+    has_string_moves,
 };
 
 #[cfg(loom)]

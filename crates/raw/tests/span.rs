@@ -256,3 +256,18 @@ fn what_is_there_already_is_as_good_as_written() {
     assert!(!span.write_if_new(&[9; 6]), "it does not fit");
     assert_eq!(room, [1, 7, 7, 2, 7]);
 }
+
+/// Whichever way this processor prefers: both are the same copy, of nothing that does not fit.
+#[test]
+fn a_string_move_is_a_copy_and_stays_inside() {
+    let from: Vec<u8> = (0..=250_u8).cycle().take(600).collect();
+    for len in (0..=300).chain([511, 512, 513]) {
+        let mut room = vec![0xee_u8; len + 16];
+        let (there, behind) = room.split_at_mut_checked(len).unwrap();
+        let span = WriteSpan::local(there);
+        assert!(span.move_all(&from[..len]));
+        assert!(!span.move_all(&from[..len + 1]), "{len} and one more do not fit");
+        assert_eq!(there, &from[..len]);
+        assert_eq!(behind, [0xee; 16]);
+    }
+}

@@ -177,6 +177,7 @@ impl MemoryMap {
             let fits = region.guest.0.checked_add(len).and(region.user.0.checked_add(len));
             fits.ok_or(MapError::PastTheEnd(region.guest))?;
         }
+        super::fill::look_at_processor();
         regions.sort_by_key(|region| region.user);
         if let Some(at) = overlap(&regions, |region| region.user.0) {
             // Embedders without a front-end leave every user address 0.

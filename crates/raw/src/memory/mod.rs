@@ -1,5 +1,6 @@
 //! Guest memory: the table of regions, the spans of buffers, the cells of rings.
 
+mod fill;
 mod map;
 #[cfg(loom)]
 pub mod model;
@@ -13,6 +14,7 @@ mod store;
 mod sync;
 mod translate;
 
+pub use fill::has_string_moves;
 pub use map::{AddressSpace, GuestAddr, MapError, MemoryMap, Region, UserAddr};
 pub use packed::{PackedDescriptor, PackedDescriptors};
 pub use pushed::Pushed;

@@ -8,6 +8,7 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ptr;
 
+use super::fill::{SHORT, string_move};
 use super::map::{AddressSpace, GuestAddr};
 use super::translate::Access;
 use super::{once, prefetch, prefetch_to_write};
@@ -203,6 +204,18 @@ impl<'m> WriteSpan<'m> {
         }
         // SAFETY: as in `copy_from`, with a length that was looked at.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.base, bytes.len()) };
+        true
+    }
+
+    /// The same, by a string move if there are few: see [`super::has_string_moves`].
+    #[inline]
+    #[must_use]
+    pub fn move_all(&self, bytes: &[u8]) -> bool {
+        if bytes.len() > SHORT || self.len < bytes.len() {
+            return self.write_all(bytes);
+        }
+        // SAFETY: as in `write_all`.
+        unsafe { string_move(bytes.as_ptr(), self.base, bytes.len()) };
         true
     }
 

@@ -4,7 +4,7 @@
 //! they are here every store waits in a queue of some sixty places.
 
 use vionet_queue::{Batch, DeviceWrites};
-use vionet_raw::{ReadSpan, WriteSpan, copy_behind, copy_in};
+use vionet_raw::{ReadSpan, WriteSpan, copy_behind, copy_in, has_string_moves};
 use vionet_spec::net::HDR_LEN;
 
 use super::{GuestSink, LEN_MIN, NET_HDR, Refused};
@@ -25,7 +25,10 @@ impl GuestSink<'_> {
     #[inline]
     pub(in crate::pair) fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
         let Ok(len) = u32::try_from(frame.len()) else { return Err(Refused::Dropped) };
-        let fill = |payload: &WriteSpan<'_>| payload.write_all(frame);
+        let fill = |room: &WriteSpan<'_>| match has_string_moves() {
+            true => room.move_all(frame),
+            false => room.write_all(frame),
+        };
         if self.push_single(header, len, fill) {
             return Ok(());
         }
@@ -33,11 +36,25 @@ impl GuestSink<'_> {
     }
 
     /// Delivers frames from private memory, one after the other; of how many the caller is rid.
-    /// Where the run stands is kept in registers, and nothing is called for a frame but the copy.
+    #[inline]
     pub(in crate::pair) fn push_all<'f>(
         &mut self,
         header: &RxHeader,
         frames: impl Iterator<Item = &'f [u8]>,
+    ) -> usize {
+        // What processor this is is asked once, and not for each frame.
+        match has_string_moves() {
+            true => self.push_each(header, frames, |room, frame| room.move_all(frame)),
+            false => self.push_each(header, frames, |room, frame| room.write_all(frame)),
+        }
+    }
+
+    /// Where the run stands is kept in registers, and nothing is called for a frame but `fill`.
+    fn push_each<'f>(
+        &mut self,
+        header: &RxHeader,
+        frames: impl Iterator<Item = &'f [u8]>,
+        fill: impl Fn(&WriteSpan<'_>, &[u8]) -> bool,
     ) -> usize {
         let plain_max = if header.is_plain() { self.plan.plain_max } else { 0 };
         let mut run = self.run();
@@ -45,7 +62,7 @@ impl GuestSink<'_> {
         for frame in frames {
             let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
             let is_plain = run.next < run.stop && len <= plain_max && len >= LEN_MIN;
-            if is_plain && fill_plain(self.batch, run.next, len, |room| room.write_all(frame)) {
+            if is_plain && fill_plain(self.batch, run.next, len, |room| fill(room, frame)) {
                 run.next = run.next.wrapping_add(1);
                 run.bytes = run.bytes.wrapping_add(u64::from(len));
             } else {
