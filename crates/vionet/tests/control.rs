@@ -651,6 +651,39 @@ fn what_was_not_negotiated_is_not_known() {
 }
 
 #[test]
+fn a_command_is_known_by_its_own_feature_and_by_no_other() {
+    let mac = [2, 0, 0, 0, 0, 9];
+    let hash = hash_config(2);
+    let address = [&[1, 1][..], &mac].concat();
+    let commands: &[(Feature, &[u8])] = &[
+        (Feature::CTRL_RX, &[0, 0, 1]),
+        (Feature::CTRL_RX, &[0, 1, 1]),
+        (Feature::CTRL_RX, &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (Feature::CTRL_RX_EXTRA, &[0, 2, 1]),
+        (Feature::CTRL_RX_EXTRA, &[0, 5, 1]),
+        (Feature::CTRL_MAC_ADDR, &address),
+        (Feature::CTRL_VLAN, &[2, 0, 1, 0]),
+        (Feature::CTRL_VLAN, &[2, 1, 1, 0]),
+        (Feature::GUEST_ANNOUNCE, &[3, 0]),
+        (Feature::HASH_REPORT, &hash),
+        (Feature::CTRL_GUEST_OFFLOADS, &[5, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (Feature::NOTF_COAL, &[6, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (Feature::NOTF_COAL, &[6, 1, 0, 0, 0, 0, 0, 0, 0, 0]),
+        (Feature::VQ_NOTF_COAL, &[6, 2, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]),
+        (Feature::VQ_NOTF_COAL, &[6, 3, 0, 0, 0, 0]),
+        (Feature::DEVICE_STATS, &[8, 0]),
+    ];
+    for (one, _) in commands {
+        let mut bench = started(&[Feature::CTRL_VQ, Feature::STATUS, *one]);
+        for (needs, command) in commands {
+            let wanted = if needs == one { OK } else { ERR };
+            let what = format!("{command:?} with {one:?} alone");
+            assert_eq!(bench.command(command, 16).0, wanted, "NET-CTRL-02: {what}");
+        }
+    }
+}
+
+#[test]
 fn an_address_that_is_locked_cannot_be_set() {
     let config = vionet::NicConfig { mac_may_change: false, ..vionet::NicConfig::default() };
     let nic = vionet::Nic::new(

@@ -305,6 +305,30 @@ fn where_a_tunnels_headers_are_is_told_behind_the_header() {
 }
 
 #[test]
+fn frames_up_to_the_mtu_are_sent_whole_and_longer_ones_harm_nobody() {
+    let mut bench = Bench::new(&[Feature::MTU], EVERYTHING);
+    let mtu = usize::from(bench.nic.mtu());
+    assert_eq!(mtu, 1500);
+    // With Ethernet's header alone, and with tags in it.
+    let lens = [mtu + 13, mtu + 14, mtu + 18, mtu + 22];
+    for len in lens {
+        bench.send(&PLAIN, &frame(len), &[]);
+    }
+    let _ = bench.step();
+    assert_eq!((bench.sent(), bench.used_tx().len()), (lens.map(frame).into(), 4), "NET-CFG-06");
+    for len in [mtu + 23, 9000, 65_000, 65_550, 70_000] {
+        bench.send(&PLAIN, &frame(len), &[]);
+        bench.send(&PLAIN, &frame(60), &[]);
+        bench.host.lock().unwrap().sent.clear();
+        let step = bench.step();
+        assert_eq!((step.fault, bench.used_tx().len()), (None, 2), "NET-CFG-20: {len}");
+        let sent = bench.sent();
+        assert_eq!(sent.last(), Some(&frame(60)), "NET-CFG-20: {len}");
+        assert!(sent.len() == 1 || sent[0] == frame(len), "NET-CFG-20: whole or not at all");
+    }
+}
+
+#[test]
 fn a_validated_checksum_is_told_only_to_a_driver_that_knows_the_flag() {
     let valid = RxHeader { validated: true, ..RxHeader::default() };
     for (features, flags) in [(&[][..], 0), (&[Feature::GUEST_CSUM][..], HDR_F_DATA_VALID)] {
