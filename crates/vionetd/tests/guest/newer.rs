@@ -2,8 +2,6 @@
 //!
 //! `cargo xtask setup` fetches them; `VIONET_NEWER` names the directory.
 
-use std::path::{Path, PathBuf};
-
 use vionetd::vm::Qemu;
 use vionetd::vm::kernel::Kernel;
 
@@ -34,6 +32,13 @@ fn every_pair_of_a_newer_guest_has_interrupts_of_its_own() {
     let _alone = alone();
     let Some((parts, files)) = newer_parts(&["ethtool"]) else { return };
     several_pairs(&parts, &files, Seen::Interrupts);
+}
+
+#[test]
+fn a_newer_guest_has_all_its_network_over_vfio_user() {
+    let _alone = alone();
+    let Some((parts, _)) = newer_parts(&[]) else { return };
+    user_network(&parts, "--vfio-user", Backend::VfioUser);
 }
 
 #[test]
