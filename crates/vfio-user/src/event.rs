@@ -5,6 +5,7 @@ use std::{fmt, io};
 
 use rustix::io::Errno;
 use vionet::Report;
+use vionet::state::{RestoreError, SaveError, StateError};
 use vionet::transport::Unsettled;
 use vionet_socket::DescriptorError;
 
@@ -150,6 +151,18 @@ pub enum Refusal {
     Map(io::Error),
     /// A worker does not come to rest.
     Restless(Unsettled),
+    /// The device has no such feature.
+    Feature,
+    /// This cannot be while the device is in the migration state it is in.
+    State,
+    /// More bytes than a saved device has.
+    TooLong,
+    /// The device cannot be saved.
+    Save(SaveError),
+    /// The bytes are no saved device.
+    Saved(StateError),
+    /// The saved device cannot be this one.
+    Restore(RestoreError),
 }
 
 impl Refusal {
@@ -164,13 +177,17 @@ impl Refusal {
             | Self::Place
             | Self::Irq
             | Self::Fds { .. }
-            | Self::Descriptor(_) => Errno::INVAL,
+            | Self::Descriptor(_)
+            | Self::State
+            | Self::Saved(_)
+            | Self::Restore(_) => Errno::INVAL,
+            Self::Feature => Errno::NOTTY,
             Self::Overlap => Errno::EXIST,
             Self::NotMapped => Errno::NOENT,
-            Self::TooManyRegions => Errno::NOSPC,
+            Self::TooManyRegions | Self::TooLong => Errno::NOSPC,
             Self::TooMuchMemory(_) => Errno::NOMEM,
             Self::Map(error) => Errno::from_io_error(error).unwrap_or(Errno::INVAL),
-            Self::Restless(_) => Errno::BUSY,
+            Self::Restless(_) | Self::Save(_) => Errno::BUSY,
         };
         errno.raw_os_error().unsigned_abs()
     }
@@ -195,6 +212,12 @@ impl fmt::Display for Refusal {
             Self::TooMuchMemory(limit) => write!(f, "more than {limit} bytes of memory in all"),
             Self::Map(error) => write!(f, "memory cannot be mapped: {error}; is it shared?"),
             Self::Restless(error) => write!(f, "{error}"),
+            Self::Feature => f.write_str("the device has no such feature"),
+            Self::State => f.write_str("the device is in a state in which this cannot be"),
+            Self::TooLong => f.write_str("a saved device has fewer bytes"),
+            Self::Save(error) => write!(f, "{error}"),
+            Self::Saved(error) => write!(f, "{error}"),
+            Self::Restore(error) => write!(f, "{error}"),
         }
     }
 }

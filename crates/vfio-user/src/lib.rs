@@ -43,6 +43,7 @@ mod event;
 mod function;
 mod irqs;
 mod message;
+mod migration;
 mod reply;
 mod server;
 mod session;

@@ -60,10 +60,7 @@ impl Command {
     pub(crate) const fn only_asks(self) -> bool {
         matches!(
             self,
-            Self::DeviceGetRegionInfo
-                | Self::DeviceGetRegionIoFds
-                | Self::DeviceGetIrqInfo
-                | Self::DeviceFeature
+            Self::DeviceGetRegionInfo | Self::DeviceGetRegionIoFds | Self::DeviceGetIrqInfo
         )
     }
 }
@@ -210,6 +207,13 @@ pub(crate) enum Request<'p> {
     Write(Place, &'p [u8]),
     WriteMulti(&'p [u8]),
     Reset,
+    Feature {
+        flags: u32,
+        data: &'p [u8],
+    },
+    /// So many bytes.
+    MigRead(u32),
+    MigWrite(&'p [u8]),
     /// A command that this server has no use for.
     NotServed,
 }
@@ -231,6 +235,8 @@ const ACTION_TRIGGER: u32 = 1 << 5;
 pub(crate) const REGION_INFO_LEN: u32 = 32;
 /// Bytes of the answers to GET_INFO and GET_IRQ_INFO.
 pub(crate) const INFO_LEN: u32 = 16;
+/// Bytes of DEVICE_FEATURE before the feature's data, and of MIG_DATA_READ's answer before its.
+pub(crate) const FEATURE_LEN: u32 = 8;
 /// Bytes of one write in REGION_WRITE_MULTI: place and 8 bytes of data.
 const ONE_WRITE_LEN: usize = 24;
 
@@ -276,12 +282,24 @@ impl<'p> Request<'p> {
             }
             Command::RegionWriteMulti => Self::WriteMulti(fields.writes()?),
             Command::DeviceReset => Self::Reset,
-            Command::DeviceGetRegionIoFds
-            | Command::DmaRead
-            | Command::DmaWrite
-            | Command::DeviceFeature
-            | Command::MigDataRead
-            | Command::MigDataWrite => {
+            Command::DeviceFeature => {
+                fields.room_for(FEATURE_LEN)?;
+                Self::Feature { flags: fields.u32()?, data: fields.rest() }
+            }
+            Command::MigDataRead => {
+                fields.skip(4)?;
+                Self::MigRead(fields.u32()?)
+            }
+            Command::MigDataWrite => {
+                fields.skip(4)?;
+                let size = fields.u32()?;
+                let data = fields.rest();
+                if usize::try_from(size) != Ok(data.len()) {
+                    return Err(Refusal::Payload);
+                }
+                Self::MigWrite(data)
+            }
+            Command::DeviceGetRegionIoFds | Command::DmaRead | Command::DmaWrite => {
                 fields.rest();
                 Self::NotServed
             }

@@ -17,9 +17,10 @@ use crate::dma::Table;
 use crate::event::{Event, ProtocolError, Refusal};
 use crate::function::{Function, no_memory};
 use crate::message::{
-    Action, Command, DATA_MAX, DmaRegion, Header, INFO_LEN, IrqSet, Message, Place,
+    Action, Command, DATA_MAX, DmaRegion, FEATURE_LEN, Header, INFO_LEN, IrqSet, Message, Place,
     REGION_INFO_LEN, Request, Selection, Unmap, writes,
 };
+use crate::migration::Migration;
 use crate::reply::{answer, refusal, words};
 use crate::server::Limits;
 
@@ -67,6 +68,7 @@ pub(crate) struct Session<'f> {
     channel: Channel,
     patience: Patience,
     dma: Table,
+    migration: Migration,
     /// Watches the eventfd by which the client unmasks INTx; never reads it, for that could wait.
     unmask: Option<OwnedFd>,
     /// Signals the client's eventfds.
@@ -87,6 +89,7 @@ impl<'f> Session<'f> {
             channel: Channel::new(socket),
             patience: Patience::new(limits.half_message),
             dma: Table::new(limits.mapped_bytes),
+            migration: Migration::new(),
             unmask: None,
             crier: function.irqs().crier()?,
             has_version: false,
@@ -155,7 +158,9 @@ impl<'f> Session<'f> {
             Ok(reply) => self.reply(header, &answer(header, &reply)),
             Err(why) => {
                 let reply = refusal(header, &why);
-                if self.told < TOLD_MAX && !header.command().is_some_and(Command::only_asks) {
+                let only_asks = header.command().is_some_and(Command::only_asks);
+                let is_news = !only_asks && !matches!(why, Refusal::Feature);
+                if self.told < TOLD_MAX && is_news {
                     self.told = self.told.saturating_add(1);
                     events(Event::Refused { name: header.name(), why });
                 }
@@ -226,6 +231,15 @@ impl<'f> Session<'f> {
             }
             Request::WriteMulti(all) => self.write_many(all),
             Request::Reset => self.reset(),
+            Request::Feature { flags, data } => self.feature(flags, data),
+            Request::MigRead(size) => {
+                let data = self.migration.read(size)?;
+                Ok(with_size(u32::try_from(data.len()).unwrap_or(u32::MAX), data))
+            }
+            Request::MigWrite(data) => {
+                self.migration.write(data)?;
+                Ok(Vec::new())
+            }
             Request::Version { .. } | Request::NotServed => Err(Refusal::NotServed),
         }
     }
@@ -249,8 +263,16 @@ impl<'f> Session<'f> {
         self.nic().set_memory(self.dma.space()).map_err(Refusal::Restless)
     }
 
-    fn reset(&self) -> Handled {
+    fn feature(&mut self, flags: u32, data: &[u8]) -> Handled {
+        let data = self.migration.feature(self.function.nic(), flags, data)?;
+        // Another device may have come, which was wired otherwise.
+        self.restore_vectors();
+        Ok(with_size(flags, &data))
+    }
+
+    fn reset(&mut self) -> Handled {
         self.nic().reset().map_err(Refusal::Restless)?;
+        self.migration = Migration::new();
         self.restore_vectors();
         Ok(Vec::new())
     }
@@ -434,6 +456,14 @@ fn region_info(index: u32) -> Handled {
     let mut reply = words(&[REGION_INFO_LEN, flags, index, 0]);
     reply.extend([size, 0].into_iter().flat_map(u64::to_ne_bytes));
     Ok(reply)
+}
+
+/// Data behind its length with all that is before it, and a word.
+fn with_size(word: u32, data: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(data.len()).unwrap_or(u32::MAX).saturating_add(FEATURE_LEN);
+    let mut reply = words(&[len, word]);
+    reply.extend_from_slice(data);
+    reply
 }
 
 fn encoded(place: Place) -> Vec<u8> {

@@ -25,9 +25,9 @@ use bench::drive::drive;
 use bench::guest::{BUFFERS, Guest, LEN, RINGS};
 use bench::{
     BAR, Back, CONFIG, Client, DATA_BOOL, DATA_EVENTFD, DATA_NONE, DMA_MAP, DMA_UNMAP, EINVAL,
-    GET_INFO, GET_IRQ_INFO, GET_REGION_INFO, INTX, MASK, MSIX, NO_REPLY, Place, REGION_READ,
-    REGION_WRITE, RESET, SET_IRQS, TRIGGER, UNMASK, VERSION, WRITE_MULTI, event, heard, irq_set,
-    longs, message, place, range, region, words,
+    FEATURE, GET_INFO, GET_IRQ_INFO, GET_REGION_INFO, INTX, MASK, MIG_READ, MIG_WRITE, MSIX,
+    NO_REPLY, Place, REGION_READ, REGION_WRITE, RESET, SET_IRQS, TRIGGER, UNMASK, VERSION,
+    WRITE_MULTI, event, heard, irq_set, longs, message, place, range, region, words,
 };
 use proptest::prelude::*;
 use rustix::event::{EventfdFlags, eventfd};
@@ -62,6 +62,11 @@ fn sensible() -> Vec<(u16, Vec<u8>)> {
         (REGION_WRITE, [register.clone(), vec![0; 4]].concat()),
         (RESET, Vec::new()),
         (WRITE_MULTI, [longs(&[1]), register, vec![0; 8]].concat()),
+        (FEATURE, words(&[16, 1 << 17 | 2, 3, 0])),
+        (MIG_READ, words(&[64, 8])),
+        (FEATURE, words(&[16, 1 << 17 | 2, 4, 0])),
+        (MIG_WRITE, [words(&[12, 4]), vec![0; 4]].concat()),
+        (RESET, Vec::new()),
     ]
 }
 

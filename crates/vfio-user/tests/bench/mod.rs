@@ -34,6 +34,9 @@ pub const REGION_READ: u16 = 9;
 pub const REGION_WRITE: u16 = 10;
 pub const RESET: u16 = 13;
 pub const WRITE_MULTI: u16 = 15;
+pub const FEATURE: u16 = 16;
+pub const MIG_READ: u16 = 17;
+pub const MIG_WRITE: u16 = 18;
 
 pub const NO_REPLY: u32 = 1 << 4;
 pub const REPLY: u32 = 1;
