@@ -17,7 +17,7 @@ use vionet::endpoint::{
     RxSink, Settings, TxBatch, Watch,
 };
 use vionet::transport::{Lines, Message, MmioNic, PciNic, Wiring};
-use vionet::{Device, NicConfig, Workers};
+use vionet::{Device, NicConfig, State, Workers};
 use vionet_frame::header::Offloads;
 use vionet_raw::copy_out;
 use vionet_spec::status::{ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK};
@@ -170,13 +170,36 @@ impl<F: Front> Board<F> {
         let ram = GuestRam::new(&[(RINGS, 0x1_0000), (BUFFERS, 0x1_0000)]);
         let (panel, host) = (Arc::<Panel>::default(), Arc::<Shared>::default());
         let config = NicConfig { mac: MAC, mtu: 1500, pairs, ..NicConfig::default() };
-        let endpoint = Box::new(Mirror(Arc::clone(&host)));
-        let device = Device::with_workers(config, endpoint, workers).unwrap();
-        let lines: Arc<dyn Lines> = Arc::<Panel>::clone(&panel);
-        let wiring = Wiring::new(Arc::clone(ram.space()), lines);
-        let nic = Arc::new(make(device, &wiring));
+        let nic = Self::nic(config, &ram, (&panel, &host), workers, make);
         let [rx, tx] = rings(&ram, 0);
         Self { ram, panel, host, rx, tx, nic }
+    }
+
+    fn nic(
+        config: NicConfig,
+        ram: &GuestRam,
+        (panel, host): (&Arc<Panel>, &Arc<Shared>),
+        workers: &Workers,
+        make: impl FnOnce(Device, &Wiring) -> F,
+    ) -> Arc<F> {
+        let endpoint = Box::new(Mirror(Arc::clone(host)));
+        let device = Device::with_workers(config, endpoint, workers).unwrap();
+        let lines: Arc<dyn Lines> = Arc::<Panel>::clone(panel);
+        Arc::new(make(device, &Wiring::new(Arc::clone(ram.space()), lines)))
+    }
+
+    /// The same machine with a new NIC in the place of the one there is, which goes on from its
+    /// state.
+    pub(crate) fn move_nic(&mut self, make: impl FnOnce(Device, &Wiring) -> F) {
+        self.nic.pause().unwrap();
+        let state = self.nic.save().unwrap();
+        let state = State::decode(&state.encode()).expect("what was saved is a state");
+        self.panel = Arc::default();
+        let wired = (&self.panel, &self.host);
+        let nic = Self::nic(state.config(), &self.ram, wired, &Workers::default(), make);
+        nic.restore(&state).expect("what a driver has done can be restored");
+        assert_eq!(nic.save(), Ok(state), "and saved again");
+        self.nic = nic;
     }
 }
 

@@ -256,6 +256,12 @@ pub(crate) fn act<F: Stormy>(nic: &F, ram: &GuestRam, input: &mut Input<'_>) {
 
 /// All that the bytes say; then the device works as ever.
 pub(crate) fn storm<F: Stormy>(board: &mut Board<F>, bytes: &[u8]) {
+    blow(board, bytes);
+    works_again(board);
+}
+
+/// All that the bytes say.
+pub(crate) fn blow<F: Stormy>(board: &mut Board<F>, bytes: &[u8]) {
     let mut input = Input(bytes);
     // Rings that some of the accesses will find.
     for ring in 0..u64::from(input.byte() % 4) {
@@ -270,7 +276,6 @@ pub(crate) fn storm<F: Stormy>(board: &mut Board<F>, bytes: &[u8]) {
     while !input.0.is_empty() {
         act(&*board.nic, &board.ram, &mut input);
     }
-    works_again(board);
 }
 
 /// Whatever has been done to it, it is reset, and moves frames.

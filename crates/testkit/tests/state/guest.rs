@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vionet_queue::{Cursor, Format, QueueSetup, RingFeatures};
@@ -85,6 +86,8 @@ struct Lane {
 
 pub(crate) struct Guest {
     pub(crate) ram: GuestRam,
+    /// The memory as a file, which another process may open.
+    pub(crate) file: OwnedFd,
     how: RingFeatures,
     rx: Lane,
     tx: Lane,
@@ -111,7 +114,7 @@ impl Guest {
             let free = (0..u64::from(SIZE)).map(|place| FRAMES[lane] + place * ROOM).collect();
             Lane { ring: Ring::new(&ram, RINGS[lane], how), free, posted: HashMap::new() }
         });
-        Self { ram, how, rx, tx, sent: 0, got: Tally::default() }
+        Self { ram, file, how, rx, tx, sent: 0, got: Tally::default() }
     }
 
     /// Brings the NIC up, with these features beside.

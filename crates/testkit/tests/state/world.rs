@@ -2,7 +2,9 @@
 //! put in another's place.
 #![allow(dead_code, reason = "each test uses its part")]
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -49,6 +51,8 @@ pub(crate) struct World {
     pub(crate) guest: Mutex<Guest>,
     pub(crate) network: Mutex<Network>,
     pub(crate) nic: Mutex<Option<Arc<dyn Front>>>,
+    /// Where kicks go while the NIC is in another process.
+    pub(crate) remote: Mutex<Option<UnixStream>>,
     /// No more frames are sent.
     pub(crate) quiet: AtomicBool,
     /// The network sends nothing for now.
@@ -62,6 +66,7 @@ impl World {
             guest: Mutex::new(guest),
             network: Mutex::new(network),
             nic: Mutex::new(Some(nic)),
+            remote: Mutex::new(None),
             quiet: AtomicBool::new(false),
             hushed: AtomicBool::new(false),
             over: AtomicBool::new(false),
@@ -89,7 +94,12 @@ impl World {
             scope.spawn(|| {
                 while !self.over.load(Ordering::SeqCst) {
                     let nic = self.nic.lock().unwrap().clone();
-                    let kick = |queue| nic.iter().for_each(|nic| nic.kick(queue));
+                    let kick = |queue| {
+                        nic.iter().for_each(|nic| nic.kick(queue));
+                        if let Some(remote) = &mut *self.remote.lock().unwrap() {
+                            remote.write_all(&[queue as u8]).unwrap();
+                        }
+                    };
                     let sends = !self.quiet.load(Ordering::SeqCst);
                     self.guest.lock().unwrap().work(sends, kick);
                     drop(nic);

@@ -19,6 +19,7 @@
 mod error;
 mod format;
 
+use core::fmt;
 use std::vec::Vec;
 
 use vionet_queue::{Cursor, QueueSetup};
@@ -49,8 +50,17 @@ const BODY_MAX: usize = 1 << 20;
 /// [`PciNic::save`]: crate::transport::PciNic::save
 /// [`MmioNic::save`]: crate::transport::MmioNic::save
 /// [`Device::save`]: crate::Device::save
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct State(pub(crate) Body);
+
+impl fmt::Debug for State {
+    /// Without the rest, which is long, and tells the key of hashes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut state = f.debug_struct("State");
+        state.field("config", &self.config()).field("features", &self.features());
+        state.finish_non_exhaustive()
+    }
+}
 
 impl State {
     /// The longest state, in bytes.

@@ -157,19 +157,19 @@ impl Config {
         }
     }
 
-    /// The bytes of the space.
+    /// The bytes of the space, whatever interrupt was last shown in them.
     pub(super) fn save(&self) -> Vec<u8> {
-        self.bytes.to_vec()
+        let mut bytes = self.bytes;
+        put(&mut bytes, pci::HEADER_STATUS, &pci::STATUS_CAPABILITIES.to_le_bytes());
+        bytes.to_vec()
     }
 
     /// Whether a driver can have made these bytes of what it found: all others are as they are
-    /// here, but for the interrupt that is shown.
+    /// here.
     pub(super) fn check(&self, saved: &[u8]) -> Result<(), RestoreError> {
-        let mut shown = [0; LEN];
-        put(&mut shown, pci::HEADER_STATUS, &pci::STATUS_INTERRUPT.to_le_bytes());
-        let free = self.writable.iter().zip(shown).map(|(writable, shown)| writable | shown);
-        let mut places = saved.iter().zip(&self.bytes).zip(free);
-        let same = places.all(|((saved, here), free)| (saved ^ here) & !free == 0);
+        let here = self.save();
+        let mut places = saved.iter().zip(&here).zip(&self.writable);
+        let same = places.all(|((saved, here), writable)| (saved ^ here) & !writable == 0);
         let same = same && saved.len() == LEN;
         RestoreError::unless(same, "a configuration space that is laid out otherwise")
     }
