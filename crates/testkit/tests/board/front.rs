@@ -37,6 +37,7 @@ pub(crate) trait Front: Send + Sync {
     fn turn_link(&self, up: bool) {
         self.set_link(up).unwrap();
     }
+    fn announce(&self);
     fn save(&self) -> Result<State, SaveError>;
     fn restore(&self, state: &State) -> Result<(), RestoreError>;
     fn snapshot(&self) -> Snapshot;
@@ -177,6 +178,9 @@ impl Front for MmioNic {
     fn set_link(&self, up: bool) -> Result<(), OpError> {
         Self::set_link(self, up)
     }
+    fn announce(&self) {
+        Self::announce(self).unwrap();
+    }
     fn save(&self) -> Result<State, SaveError> {
         Self::save(self)
     }
@@ -270,6 +274,9 @@ impl Front for PciNic {
     }
     fn set_link(&self, up: bool) -> Result<(), OpError> {
         Self::set_link(self, up)
+    }
+    fn announce(&self) {
+        Self::announce(self).unwrap();
     }
     fn save(&self) -> Result<State, SaveError> {
         Self::save(self)

@@ -75,9 +75,10 @@ impl Nic {
         let Body { link_up, generation, queues, counters, .. } = saved;
         (self.link_up, self.generation) = (*link_up, *generation);
         (self.negotiated, self.state) = (agreed, state);
+        let runs = saved.driver.is_running();
         for (slot, queue) in self.queues.iter_mut().zip(queues) {
             slot.enabled = queue.enabled;
-            slot.setup = queue.enabled.then(|| queue.setup());
+            slot.setup = (queue.enabled && runs).then(|| queue.setup());
             slot.cursor = queue.cursor();
         }
         self.pairs.iter_mut().for_each(|slot| slot.place = Place::Closed);

@@ -135,11 +135,12 @@ impl State {
         if agreed { Some(FeatureBits(self.0.driver.features)) } else { None }
     }
 
-    /// The queues that were enabled, and where each goes on if it has run: for an embedder that
+    /// The queues that are to run, and where each goes on if it has run: for an embedder that
     /// starts them itself, behind [`Device::restore`](crate::Device::restore).
     pub fn queues(&self) -> impl Iterator<Item = (QueueIndex, QueueSetup, Option<Cursor>)> + '_ {
         let queues = (0..).map(QueueIndex).zip(&self.0.queues);
-        let enabled = queues.filter(|(_, queue)| queue.enabled);
+        let runs = self.0.driver.is_running();
+        let enabled = queues.filter(move |(_, queue)| runs && queue.enabled);
         enabled.map(|(index, queue)| (index, queue.setup(), queue.cursor()))
     }
 }
