@@ -124,7 +124,7 @@ fn a_tap_is_opened_again_at_once_a_thousand_times() {
     for _ in 0..1000 {
         // It has one queue: whoever holds that keeps everybody else out.
         let tap = Tap::open("freed", 1).expect("the tap is free");
-        Tap::open("freed", 1).err().expect("and taken");
+        Tap::open("freed", 1).expect_err("and taken");
         let mut guest = Guest::on(Box::new(tap), &ram);
         guest.send();
         drop(guest);
