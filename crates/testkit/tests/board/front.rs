@@ -1,5 +1,6 @@
 //! The registers that both buses have, by what they are for.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use vionet::endpoint::{Endpoint, OpenError};
@@ -29,6 +30,7 @@ pub(crate) trait Front: Send + Sync {
     fn write_config(&self, at: u64, data: &[u8]);
     /// Why there was an interrupt; none from now on.
     fn take_reasons(&self) -> u8;
+    fn doorbell(&self, queue: u16) -> Arc<OwnedFd>;
     fn tend(&self) -> Option<Report>;
     fn pause(&self) -> Result<(), Unsettled>;
     fn resume(&self) -> Result<(), Unsettled>;
@@ -163,6 +165,9 @@ impl Front for MmioNic {
         set(self, mmio::INTERRUPT_ACK, reasons);
         reasons as u8
     }
+    fn doorbell(&self, queue: u16) -> Arc<OwnedFd> {
+        Self::doorbell(self, vionet::QueueIndex(queue)).unwrap()
+    }
     fn tend(&self) -> Option<Report> {
         Self::tend(self)
     }
@@ -259,6 +264,9 @@ impl Front for PciNic {
     }
     fn take_reasons(&self) -> u8 {
         common(self, ISR, 1) as u8
+    }
+    fn doorbell(&self, queue: u16) -> Arc<OwnedFd> {
+        Self::doorbell(self, vionet::QueueIndex(queue)).unwrap()
     }
     fn tend(&self) -> Option<Report> {
         Self::tend(self)
