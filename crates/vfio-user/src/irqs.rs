@@ -18,9 +18,16 @@ use crate::event::Refusal;
 /// The interrupts of one device, for whichever client it has: the lines it is wired to.
 pub(crate) struct Irqs {
     intx: Mutex<Intx>,
-    vectors: Vec<Mutex<Option<Arc<OwnedFd>>>>,
+    vectors: Vec<Mutex<Vector>>,
     /// By vector; behind the last of them, INTx.
     due: Arc<Due>,
+}
+
+#[derive(Default)]
+struct Vector {
+    trigger: Option<Arc<OwnedFd>>,
+    /// It fired, and its eventfd was gone before that was told: the next one is told.
+    missed: bool,
 }
 
 #[derive(Default)]
@@ -61,8 +68,11 @@ impl Irqs {
         u32::try_from(self.vectors.len()).unwrap_or(u32::MAX)
     }
 
-    /// The thread that signals the client; nothing is signalled without it.
+    /// The thread that signals a new client; nothing is signalled without it. What was due to the
+    /// client before is forgotten.
     pub(crate) fn crier(self: &Arc<Self>) -> io::Result<Crier> {
+        self.due.clear();
+        self.vectors.iter().for_each(|vector| *held(vector) = Vector::default());
         let irqs = Arc::clone(self);
         Crier::start(&self.due, move |number| irqs.signal(number))
     }
@@ -71,7 +81,11 @@ impl Irqs {
     fn signal(&self, number: u32) {
         let vector = usize::try_from(number).ok().and_then(|at| self.vectors.get(at));
         let fd = match vector {
-            Some(vector) => held(vector).clone(),
+            Some(vector) => {
+                let mut vector = held(vector);
+                vector.missed = vector.trigger.is_none();
+                vector.trigger.clone()
+            }
             None => held(&self.intx).trigger.clone(),
         };
         if let Some(fd) = fd {
@@ -85,9 +99,14 @@ impl Irqs {
         start: u32,
         fds: impl Iterator<Item = Option<OwnedFd>>,
     ) -> Result<(), Refusal> {
-        let start = usize::try_from(start).map_err(|_| Refusal::Irq)?;
-        for (vector, fd) in self.vectors.get(start..).ok_or(Refusal::Irq)?.iter().zip(fds) {
-            *held(vector) = fd.map(Arc::new);
+        let first = usize::try_from(start).map_err(|_| Refusal::Irq)?;
+        let vectors = self.vectors.get(first..).ok_or(Refusal::Irq)?;
+        for ((vector, fd), number) in vectors.iter().zip(fds).zip(start..) {
+            let mut vector = held(vector);
+            vector.trigger = fd.map(Arc::new);
+            if vector.trigger.is_some() && std::mem::take(&mut vector.missed) {
+                self.due.set(number);
+            }
         }
         Ok(())
     }
@@ -95,12 +114,12 @@ impl Irqs {
     /// Whether the vector has an eventfd.
     pub(crate) fn is_open(&self, vector: u32) -> bool {
         let vector = usize::try_from(vector).ok().and_then(|at| self.vectors.get(at));
-        vector.is_some_and(|vector| held(vector).is_some())
+        vector.is_some_and(|vector| held(vector).trigger.is_some())
     }
 
     /// The client wants this vector to fire, whatever the device has to say.
     pub(crate) fn trigger_vector(&self, vector: u32) {
-        if vector < self.vectors() {
+        if self.is_open(vector) {
             self.due.set(vector);
         }
     }
@@ -131,7 +150,7 @@ impl Irqs {
 
     /// The client is gone: every eventfd of it is let go.
     pub(crate) fn let_go(&self) {
-        self.vectors.iter().for_each(|vector| *held(vector) = None);
+        self.vectors.iter().for_each(|vector| held(vector).trigger = None);
         self.set_intx(None);
     }
 }
@@ -213,5 +232,27 @@ mod tests {
         irqs.trigger_vector(1);
         assert!(!fires(&second));
         assert!(irqs.set_vectors(4, std::iter::empty()).is_err());
+    }
+
+    /// Between the end of an eventfd and the mask that follows, and on the way to the crier.
+    #[test]
+    fn what_fires_while_an_eventfd_is_taken_away_is_told_to_the_next() {
+        let irqs = Arc::new(Irqs::new(2).unwrap());
+        let crier = irqs.crier().unwrap();
+        let ((first, one), (second, two), (third, three)) =
+            (new_eventfd(), new_eventfd(), new_eventfd());
+        irqs.set_vectors(1, [Some(one)].into_iter()).unwrap();
+        irqs.set_vectors(1, [None].into_iter()).unwrap();
+        irqs.message(1, Message::default());
+        assert!(!fires(&first));
+        irqs.set_vectors(1, [Some(two)].into_iter()).unwrap();
+        assert!(fires(&second) && !fires(&second), "once");
+        irqs.let_go();
+        irqs.message(1, Message::default());
+        drop(crier);
+        irqs.message(1, Message::default());
+        let _crier = irqs.crier().unwrap();
+        irqs.set_vectors(1, [Some(three)].into_iter()).unwrap();
+        assert!(!fires(&third), "it was for the client before");
     }
 }

@@ -10,7 +10,7 @@
 //! the client's to know.
 
 use vionet::State as Saved;
-use vionet::transport::PciNic;
+use vionet::transport::{PciNic, Unsettled};
 
 use crate::event::Refusal;
 use crate::message::DATA_MAX;
@@ -144,7 +144,12 @@ impl Migration {
                 self.state = State::Error;
                 let data = std::mem::take(&mut self.data);
                 let saved = Saved::decode(&data).map_err(Refusal::Saved)?;
+                let link = nic.snapshot().link_up;
                 nic.restore(&saved).map_err(Refusal::Restore)?;
+                // That is for whoever runs this host to say, and not for a client.
+                if nic.snapshot().link_up != link {
+                    nic.set_link(link).map_err(|_| Refusal::Restless(Unsettled))?;
+                }
             }
         }
         self.state = State::Stop;
@@ -174,5 +179,35 @@ impl Migration {
         }
         self.data.extend_from_slice(data);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vionet::{Device, NicConfig};
+    use vionet_endpoint::Echo;
+
+    use super::*;
+    use crate::Function;
+
+    #[test]
+    fn the_link_is_as_this_host_has_it_whatever_the_bytes_say() {
+        let new = |link| {
+            let device = Device::new(NicConfig::default(), Box::new(Echo)).unwrap();
+            let function = Function::new(device).unwrap();
+            function.nic().set_link(link).unwrap();
+            function
+        };
+        for (there, here) in [(true, false), (false, true), (false, false)] {
+            let saved = new(there);
+            saved.nic().pause().unwrap();
+            let bytes = saved.nic().save().unwrap().encode();
+            let function = new(here);
+            let mut migration = Migration::new();
+            migration.go_to(function.nic(), State::Resuming).unwrap();
+            migration.write(&bytes).unwrap();
+            migration.go_to(function.nic(), State::Running).unwrap();
+            assert_eq!(function.nic().snapshot().link_up, here, "it was {there}");
+        }
     }
 }

@@ -138,7 +138,8 @@ impl State {
     /// The queues that are to run, and where each goes on if it has run: for an embedder that
     /// starts them itself, behind [`Device::restore`](crate::Device::restore).
     pub fn queues(&self) -> impl Iterator<Item = (QueueIndex, QueueSetup, Option<Cursor>)> + '_ {
-        let queues = (0..).map(QueueIndex).zip(&self.0.queues);
+        // Bytes may have more of them than can be named; no device takes those.
+        let queues = (0..=u16::MAX).map(QueueIndex).zip(&self.0.queues);
         let runs = self.0.driver.is_running();
         let enabled = queues.filter(move |(_, queue)| runs && queue.enabled);
         enabled.map(|(index, queue)| (index, queue.setup(), queue.cursor()))

@@ -273,3 +273,12 @@ fn each_counter_goes_on_as_itself() {
     assert!(snapshot.control.counters().eq(control));
     assert!(!std::format!("{state:?}").contains("key"), "it tells no secrets");
 }
+
+#[test]
+fn more_queues_than_can_be_named_are_not_named() {
+    let queue = Queue { enabled: true, ..Queue::default() };
+    let driver = Driver { status: DRIVER_OK, ..Driver::default() };
+    let state = State(Body { driver, queues: vec![queue; 70_000], ..Body::default() });
+    let state = State::decode(&state.encode()).unwrap();
+    assert_eq!(state.queues().count(), 1 << 16);
+}

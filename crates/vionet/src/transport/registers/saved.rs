@@ -69,7 +69,9 @@ impl Registers {
             fits && !(queue.enabled && queue.wrong_size)
                 && (queue.enabled || queue.cursor.is_none())
         };
-        unless(queues.iter().all(can_be), "a queue of a size that cannot be")
+        unless(queues.iter().all(can_be), "a queue of a size that cannot be")?;
+        let has_run = queues.iter().any(|queue| queue.cursor.is_some());
+        unless(!has_run || has(DRIVER_OK | SUSPEND), "a queue that ran too early")
     }
 
     /// Puts everything back, of a state that has been checked. Nothing runs before the embedder
@@ -117,5 +119,37 @@ impl Draft {
         self.enabled = saved.enabled;
         self.opened = saved.enabled;
         self.cursor = saved.cursor();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::sync::Arc;
+
+    use vionet_raw::{AddressSpace, MemoryMap};
+
+    use super::*;
+    use crate::state::Control;
+
+    #[test]
+    fn a_queue_has_not_run_before_the_driver_has_brought_the_device_up() {
+        let space = Arc::new(AddressSpace::new(Arc::new(MemoryMap::empty())));
+        let registers = Registers::new(1, 256, space);
+        let checked = |status, cursor| {
+            let queue = Queue { size: 256, enabled: true, cursor, ..Queue::default() };
+            let driver = Driver { status, ..Driver::default() };
+            let control = Control { begun: true, ..Control::default() };
+            let queues = [queue].into();
+            registers.check(&Body { driver, queues, control, ..Body::default() })
+        };
+        let agreed = ACKNOWLEDGE | DRIVER | FEATURES_OK;
+        assert_eq!(checked(agreed, None), Ok(()));
+        for up in [agreed | DRIVER_OK, agreed | DRIVER_OK | FAILED] {
+            assert_eq!(checked(up, Some([1, 1])), Ok(()));
+        }
+        for status in [0, ACKNOWLEDGE | DRIVER, agreed, agreed | FAILED] {
+            let refused = checked(status, Some([1, 1]));
+            assert!(matches!(refused, Err(RestoreError::Value(_))), "{status:#x}: {refused:?}");
+        }
     }
 }
