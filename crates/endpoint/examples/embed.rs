@@ -53,7 +53,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     nic.pause()?;
     nic.resume()?;
 
-    // A loop of the guest's memory: frames that it sends come back. Here there is no guest, and
-    // dropping the NIC ends its threads.
+    // A guest would get back each frame that it sends. Here there is none, and dropping the NIC
+    // ends its threads.
     Ok(())
 }

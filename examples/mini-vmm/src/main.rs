@@ -60,6 +60,8 @@ const FLAT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/flat.bin"));
 /// Where it was linked to run.
 const FLAT_AT: u64 = 0x10_0000;
 
+const USAGE: &str = "mini-vmm --kernel <FILE> [OPTIONS]\n       mini-vmm --probe [OPTIONS]";
+
 const EXAMPLES: &str = "\
 Examples:
   mini-vmm --probe                                a guest of our own tries the NIC, step by step
@@ -72,7 +74,7 @@ The guest ends the machine by a reset: reboot -f. Exit codes: 0 it did so, 1 som
 
 /// Boots Linux on KVM with a virtio NIC on PCI.
 #[derive(Debug, Parser)]
-#[command(name = "mini-vmm", version, after_help = EXAMPLES)]
+#[command(name = "mini-vmm", version, override_usage = USAGE, after_help = EXAMPLES)]
 struct Arguments {
     /// Run a flat guest that drives the NIC by itself, instead of a kernel
     #[arg(long, conflicts_with_all = ["kernel", "initrd", "append"])]
