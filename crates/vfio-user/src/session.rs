@@ -139,8 +139,10 @@ impl<'f> Session<'f> {
         self.function.irqs().let_go();
         // First of all, for a reset may wait for a worker that is with the client's memory.
         drop(self.crier);
-        let settled = nic.reset().and_then(|()| nic.set_memory(no_memory()));
-        if let Err(error) = settled {
+        let reset = nic.reset();
+        // Also where a worker holds the reset up: the next client gets no memory of this one.
+        let emptied = nic.set_memory(no_memory());
+        if let Err(error) = reset.and(emptied) {
             events(Event::Restless(error));
         }
         self.spoken

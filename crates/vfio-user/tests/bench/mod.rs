@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use vionet::endpoint::Endpoint;
 use vionet::{Device, NicConfig};
 use vionet_endpoint::Echo;
 use vionet_vfio_user::{End, Event, Function, ServeError, Server};
@@ -67,13 +68,18 @@ pub struct Back {
 }
 
 impl Back {
-    pub fn new(mut server: Server) -> Self {
+    pub fn new(server: Server) -> Self {
+        Self::before(server, Box::new(Echo))
+    }
+
+    /// The same with another host side.
+    pub fn before(mut server: Server, endpoint: Box<dyn Endpoint>) -> Self {
         let stop = event();
         let watched = stop.try_clone().unwrap();
         let (sender, events) = channel();
         let thread = std::thread::spawn(move || {
             let config = NicConfig { mac: MAC, mtu: 1500, ..NicConfig::default() };
-            let function = Function::new(Device::new(config, Box::new(Echo)).unwrap()).unwrap();
+            let function = Function::new(Device::new(config, endpoint).unwrap()).unwrap();
             server.run(&function, watched.as_fd(), &mut |event| drop(sender.send(event)))
         });
         Self { thread: Some(thread), stop, events }
