@@ -287,7 +287,9 @@ fn a_taken_socket_and_a_missing_tap_end_with_a_line_and_their_code() {
     let free = server.folder.join("other.sock");
     let other = free.to_str().unwrap();
     assert_eq!(run(&["serve", "--socket-path", other, "--endpoint", "tap:none0"]), (Some(3), 1));
-    assert_eq!(run(&["serve", "--socket-path", "/nowhere/x.sock"]).1, 1);
+    for kind in ["--socket-path", "--vfio-user"] {
+        assert_eq!(run(&["serve", kind, "/nowhere/x.sock"]), (Some(3), 1), "{kind}");
+    }
     assert!(!free.exists(), "nothing is left behind");
     let output = Command::new(env!("CARGO_BIN_EXE_vionet")).arg("--print-capabilities").output();
     let output = output.unwrap();

@@ -138,6 +138,7 @@ fn adopt(number: i32) -> Result<std::os::fd::OwnedFd, Stop> {
 pub(super) fn no_socket(cause: ListenError) -> Stop {
     let code = match &cause {
         ListenError::Taken(_) | ListenError::NotASocket(_) => Code::Config,
+        ListenError::Bind(_, why) if why.kind() == io::ErrorKind::NotFound => Code::Config,
         ListenError::Denied(_) => Code::Privilege,
         _ => Code::Failure,
     };
