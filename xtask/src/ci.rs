@@ -167,7 +167,8 @@ fn guest_tests() -> Command {
 
 /// The README's first command, as it stands there.
 fn demo() -> Result {
-    shell::run(&mut cargo(&["run", "--release", "--", "demo"]))
+    shell::run(&mut cargo(&["run", "--release", "--", "demo"]))?;
+    shell::run(&mut cargo(&["run", "--release", "-p", "vionet-endpoint", "--example", "embed"]))
 }
 
 #[allow(clippy::disallowed_methods, reason = "a program that reports how long its steps took")]

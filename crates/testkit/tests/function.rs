@@ -114,7 +114,7 @@ fn a_region_that_is_switched_off_does_not_answer() {
     let window = capability(nic, pci::CAPABILITY_EXPRESS) - 20;
     set_config(nic, window + pci::CAP_OFFSET, pci::COMMON_STATUS as u32, 4);
     set_config(nic, window + pci::CAP_LENGTH, 1, 4);
-    assert_eq!(config(nic, window + pci::CAP_MORE, 1), UP.into());
+    assert_eq!(config(nic, window + pci::CAP_MORE, 1), u32::from(UP));
     command(nic, ON);
     assert_eq!(nic.status(), UP, "nothing of that was written");
     board.round_trip(2);
@@ -140,7 +140,7 @@ fn the_capabilities_of_pci_express_are_there() {
     let express = capability(&nic, pci::CAPABILITY_EXPRESS);
     assert_eq!(config(&nic, express + pci::EXPRESS_CAPABILITIES, 2), 0x92, "integrated");
     let control = express + pci::EXPRESS_CONTROL;
-    assert_eq!(config(&nic, control, 4), pci::EXPRESS_READ_512.into());
+    assert_eq!(config(&nic, control, 4), u32::from(pci::EXPRESS_READ_512));
     set_config(&nic, control, !0 ^ u32::from(pci::EXPRESS_RESET), 4);
     assert_eq!(config(&nic, control, 4), 0x700f, "errors to report and the size of reads");
     let before: Vec<u32> = (4..15).map(|word| config(&nic, express + word * 4, 4)).collect();
@@ -148,7 +148,7 @@ fn the_capabilities_of_pci_express_are_there() {
     let power = capability(&nic, pci::CAPABILITY_POWER);
     assert_eq!(config(&nic, power + 1, 1), 0, "the last one");
     assert_eq!(config(&nic, power + pci::POWER_CAPABILITIES, 2), 3, "1.2, and D0 and D3 alone");
-    assert_eq!(config(&nic, power + pci::POWER_CONTROL, 4), pci::POWER_KEEPS.into());
+    assert_eq!(config(&nic, power + pci::POWER_CONTROL, 4), u32::from(pci::POWER_KEEPS));
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn a_reset_of_the_function_leaves_nothing_of_before() {
         assert_eq!(common(&board.nic, TABLE + 12, 4), 1, "masked");
         assert_eq!(common(&board.nic, TABLE, 8), 0);
         board.nic.select(1);
-        assert_eq!(common(&board.nic, pci::COMMON_QUEUE_VECTOR, 2), pci::NO_VECTOR.into());
+        assert_eq!(common(&board.nic, pci::COMMON_QUEUE_VECTOR, 2), u64::from(pci::NO_VECTOR));
         board.post(9);
         board.is_left_alone();
         board.bring_up(0);

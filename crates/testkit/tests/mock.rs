@@ -8,30 +8,24 @@
     reason = "tests may stop"
 )]
 
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use vionet_queue::{Batch, Cursor, DeviceReads, Format, Queue, QueueSetup, RingFeatures};
-use vionet_raw::host::mmap::{Mapping, memory_file};
-use vionet_raw::{AddressSpace, GuestAddr, MemoryMap, UserAddr, copy_out};
+use vionet_raw::{AddressSpace, GuestAddr, MemoryMap, copy_out};
 use vionet_testkit::Random;
 use virtio_queue::desc::{RawDescriptor, split};
 use virtio_queue::mock::MockSplitQueue;
 use virtio_queue::{Queue as TheirQueue, QueueOwnedT};
-use vm_memory::{Bytes, FileOffset, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 const LEN: usize = 0x20_0000;
 const SIZE: u16 = 64;
 
-/// One memory file, mapped by either library.
-fn memory() -> (GuestMemoryMmap, Arc<AddressSpace>) {
-    let file = memory_file("mock", LEN as u64).unwrap();
-    let region = Mapping::shared(file.as_fd(), 0, LEN as u64).unwrap();
-    let map = MemoryMap::new(vec![region.into_region(GuestAddr(0), UserAddr(0))]).unwrap();
-    let range = (GuestAddress(0), LEN, Some(FileOffset::new(File::from(file), 0)));
-    let theirs = GuestMemoryMmap::from_ranges_with_files([range]).unwrap();
-    (theirs, Arc::new(AddressSpace::new(Arc::new(map))))
+/// Theirs, and the same as a map of ours.
+fn memory() -> (Arc<GuestMemoryMmap>, Arc<AddressSpace>) {
+    let theirs = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), LEN)]).unwrap());
+    let ours = MemoryMap::from_vm_memory(&theirs).unwrap();
+    (theirs, Arc::new(AddressSpace::new(Arc::new(ours))))
 }
 
 /// Chains of the mock's, from descriptor 0 on, as `(address, bytes)` lists.
@@ -69,7 +63,7 @@ fn both_devices_see_the_same_chains_and_bytes() {
         let (theirs, space) = memory();
         let noise: Vec<u8> = (0..0x9_0000).map(|_| random.next() as u8).collect();
         theirs.write_slice(&noise, GuestAddress(0x10_0000)).unwrap();
-        let mock = MockSplitQueue::create(&theirs, GuestAddress(0x1000), SIZE);
+        let mock = MockSplitQueue::create(&*theirs, GuestAddress(0x1000), SIZE);
         mock.add_desc_chains(&chains(&mut random), 0).unwrap();
 
         let mut queue = activate(&mock, &space);
@@ -78,7 +72,7 @@ fn both_devices_see_the_same_chains_and_bytes() {
 
         let mut other: TheirQueue = mock.create_queue().unwrap();
         let mut expected = Vec::new();
-        for chain in other.iter(&theirs).unwrap() {
+        for chain in other.iter(&*theirs).unwrap() {
             let mut bytes = Vec::new();
             for descriptor in chain {
                 let mut part = vec![0; descriptor.len() as usize];
@@ -103,7 +97,7 @@ fn both_devices_see_the_same_chains_and_bytes() {
 #[test]
 fn the_mock_driver_finds_its_chains_used_in_order() {
     let (theirs, space) = memory();
-    let mock = MockSplitQueue::create(&theirs, GuestAddress(0x1000), SIZE);
+    let mock = MockSplitQueue::create(&*theirs, GuestAddress(0x1000), SIZE);
     let descriptors = chains(&mut Random::new(9));
     mock.add_desc_chains(&descriptors, 0).unwrap();
     let mut queue = activate(&mock, &space);

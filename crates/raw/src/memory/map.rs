@@ -131,6 +131,8 @@ pub enum MapError {
     GuestOverlap(GuestAddr),
     /// Two regions share front-end addresses.
     UserOverlap(UserAddr),
+    /// A region was mapped without leave to read and write.
+    NotWritable(GuestAddr),
     /// There are more regions than a map holds.
     TooMany(usize),
 }
@@ -142,6 +144,9 @@ impl fmt::Display for MapError {
             Self::PastTheEnd(at) => write!(f, "the memory region at {at:?} wraps around"),
             Self::GuestOverlap(at) => write!(f, "two memory regions overlap at {at:?}"),
             Self::UserOverlap(at) => write!(f, "two memory regions overlap at {at:?}"),
+            Self::NotWritable(at) => {
+                write!(f, "the memory region at {at:?} is not mapped to be read and written")
+            }
             Self::TooMany(n) => {
                 write!(f, "{n} memory regions, but a map holds {}", MemoryMap::REGIONS_MAX)
             }

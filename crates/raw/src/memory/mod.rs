@@ -1,5 +1,7 @@
 //! Guest memory: the table of regions, the spans of buffers, the cells of rings.
 
+#[cfg(feature = "vm-memory")]
+mod adapt;
 mod fill;
 mod map;
 #[cfg(loom)]
