@@ -13,13 +13,15 @@ use vionet_socket::descriptor::check_memory;
 use crate::event::Refusal;
 use crate::message::{DmaRegion, Range, Unmap};
 
+#[derive(Clone)]
 struct Entry {
     range: Range,
     /// Mapped, if the device may use it.
     region: Option<Region>,
 }
 
-/// The regions in force.
+/// The regions in force; a copy has the same memory.
+#[derive(Clone)]
 pub(crate) struct Table {
     entries: Vec<Entry>,
     /// The most bytes they may have together: what is mapped takes room from everything else in

@@ -19,7 +19,9 @@
 //! ends its connection; one that makes no sense is answered with an error. Nothing that the client
 //! holds the other end of is waited for: its eventfds are written to by a thread that can be torn
 //! away from them, a message that has been begun must be ended in time, and a client that does not
-//! read its replies is gone. When it goes, the device is as after power-on, for the next.
+//! read its replies is gone. When it goes, the device is as after power-on, for the next; counters
+//! go on, for they say what this device has done since its server was started, under whichever
+//! client: a device that comes by migration brings none along.
 //!
 //! Sections named here are those of the vfio-user protocol specification, version 0.1.
 #![forbid(unsafe_code)]

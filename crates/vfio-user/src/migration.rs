@@ -7,7 +7,8 @@
 //!
 //! Every way from one state to another leads over STOP (§Complex State Transitions). Nothing is
 //! copied while the device runs: what it is takes some kilobytes. Which memory it has written to is
-//! the client's to know.
+//! the client's to know. What the link is, and what has been counted, are this host's to say: bytes
+//! that a client writes change neither.
 
 use vionet::State as Saved;
 use vionet::transport::{PciNic, Unsettled};
@@ -110,6 +111,7 @@ impl Migration {
         [self.state.number(), NO_FD].into_iter().flat_map(u32::to_ne_bytes).collect()
     }
 
+    /// On an error it stays where it was, or stands at STOP; or only a reset leads on (ERROR).
     fn go_to(&mut self, nic: &PciNic, wanted: State) -> Result<(), Refusal> {
         if self.state == wanted {
             return Ok(());
@@ -117,13 +119,17 @@ impl Migration {
         self.stop(nic)?;
         match wanted {
             State::Stop => {}
-            State::Running => nic.resume().map_err(Refusal::Restless)?,
+            State::Running => {
+                self.state = State::Error;
+                nic.resume().map_err(Refusal::Restless)?;
+            }
             State::StopCopy => {
                 self.data = nic.save().map_err(Refusal::Save)?.encode();
                 self.read = 0;
             }
             State::Resuming => {
                 // What it was is over; nothing runs while the other comes.
+                self.state = State::Error;
                 nic.reset().and_then(|()| nic.pause()).map_err(Refusal::Restless)?;
             }
             State::Error => return Err(Refusal::State),
@@ -132,20 +138,21 @@ impl Migration {
         Ok(())
     }
 
-    /// The half of the way that leads to STOP.
+    /// The half of the way that leads to STOP; a device that does not come to rest runs on.
     fn stop(&mut self, nic: &PciNic) -> Result<(), Refusal> {
         match self.state {
             State::Error => return Err(Refusal::State),
             State::Stop => {}
-            State::Running => nic.pause().map_err(Refusal::Restless)?,
+            State::Running => nic.try_pause().map_err(Refusal::Restless)?,
             State::StopCopy => self.data = Vec::new(),
             State::Resuming => {
                 // Only a reset leads out of it, if they are no state of this device.
                 self.state = State::Error;
                 let data = std::mem::take(&mut self.data);
                 let saved = Saved::decode(&data).map_err(Refusal::Saved)?;
+                let here = nic.save().map_err(Refusal::Save)?;
                 let link = nic.snapshot().link_up;
-                nic.restore(&saved).map_err(Refusal::Restore)?;
+                nic.restore(&saved.with_counters_of(&here)).map_err(Refusal::Restore)?;
                 // That is for whoever runs this host to say, and not for a client.
                 if nic.snapshot().link_up != link {
                     nic.set_link(link).map_err(|_| Refusal::Restless(Unsettled))?;

@@ -39,6 +39,8 @@ pub enum ServeError {
     Wait(io::Error),
     /// The only client broke the protocol.
     Protocol(ProtocolError),
+    /// The system has no descriptor, memory or thread left for the only client.
+    NoRoom(io::Error),
 }
 
 impl fmt::Display for ServeError {
@@ -47,6 +49,9 @@ impl fmt::Display for ServeError {
             Self::Listen(error) => write!(f, "{error}"),
             Self::Wait(cause) => write!(f, "waiting for a client failed: {cause}"),
             Self::Protocol(error) => write!(f, "the client broke the protocol: {error}"),
+            Self::NoRoom(cause) => {
+                write!(f, "the only client cannot be served: {cause}; raise the limit")
+            }
         }
     }
 }
@@ -122,7 +127,7 @@ impl Server {
     /// tended meanwhile: it needs no keeper.
     ///
     /// # Errors
-    /// When waiting fails, or the only client broke the protocol.
+    /// When waiting fails, or the only client broke the protocol or found no room.
     pub fn run(
         &mut self,
         function: &Function,
@@ -136,6 +141,9 @@ impl Server {
             let Some(socket) = next else { return Ok(End::Stopped) };
             let mut session = match Session::new(socket, function, self.limits) {
                 Ok(session) => session,
+                Err(cause) if self.source.listener().is_none() => {
+                    return Err(ServeError::NoRoom(cause));
+                }
                 Err(cause) => {
                     // It is turned away: there would be no way to interrupt its driver.
                     events(Event::NoRoom(cause));

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll;
 use vionet::transport::PciNic;
@@ -29,6 +30,8 @@ pub(crate) type Events<'e> = &'e mut dyn FnMut(Event);
 /// The most messages handled before the server looks around again: a client that never pauses
 /// must not keep it from stopping.
 const TURN: usize = 64;
+/// How long messages are handled before it does so: one of them may have waited for a worker.
+const TURN_TIME: Duration = Duration::from_millis(100);
 /// How many refusals are told of one client: the others are its own affair.
 const TOLD_MAX: u32 = 16;
 
@@ -98,13 +101,17 @@ impl<'f> Session<'f> {
         })
     }
 
-    /// Handles messages that have come, up to a bounded number.
+    /// Handles messages that have come, up to a bounded number, and none after a long one.
     pub(crate) fn read(&mut self, events: Events<'_>) -> Result<State, ProtocolError> {
+        let start = clock();
         for _ in 0..TURN {
             match self.channel.read()? {
                 Incoming::Message(message) => self.handle(message, events)?,
                 Incoming::Later => break,
                 Incoming::Closed => return Ok(State::Closed),
+            }
+            if start.elapsed() > TURN_TIME {
+                break;
             }
         }
         self.patience.watch(self.channel.half_said()).map_err(ProtocolError::Socket)?;
@@ -247,36 +254,42 @@ impl<'f> Session<'f> {
     }
 
     fn map(&mut self, region: DmaRegion, fds: &[OwnedFd]) -> Handled {
-        if self.dma.map(region, fds)? {
-            self.memory_changed()?;
-        }
+        let mut table = self.dma.clone();
+        let is_other = table.map(region, fds)?;
+        self.change_memory(table, is_other)?;
         Ok(Vec::new())
     }
 
     fn unmap(&mut self, which: Unmap) -> Handled {
-        if self.dma.unmap(which)? {
-            self.memory_changed()?;
-        }
+        let mut table = self.dma.clone();
+        let is_other = table.unmap(which)?;
+        self.change_memory(table, is_other)?;
         Ok(which.encoded())
     }
 
-    /// When this returns, memory that is not mapped any more is not touched any more.
-    fn memory_changed(&self) -> Result<(), Refusal> {
-        self.nic().set_memory(self.dma.space()).map_err(Refusal::Restless)
+    /// When this succeeds, memory that is not mapped any more is not touched any more; otherwise
+    /// everything is mapped as it was.
+    fn change_memory(&mut self, table: Table, is_other: bool) -> Result<(), Refusal> {
+        if is_other {
+            self.nic().try_set_memory(table.space()).map_err(Refusal::Restless)?;
+        }
+        self.dma = table;
+        Ok(())
     }
 
     fn feature(&mut self, flags: u32, data: &[u8]) -> Handled {
-        let data = self.migration.feature(self.function.nic(), flags, data)?;
-        // Another device may have come, which was wired otherwise.
+        let data = self.migration.feature(self.function.nic(), flags, data);
+        // Another device may have come, which was wired otherwise; or none, after a reset.
         self.restore_vectors();
-        Ok(with_size(flags, &data))
+        Ok(with_size(flags, &data?))
     }
 
     fn reset(&mut self) -> Handled {
-        self.nic().reset().map_err(Refusal::Restless)?;
+        // Where a worker holds it up it has begun all the same, and is carried out.
+        let reset = self.nic().reset();
         self.migration = Migration::new();
         self.restore_vectors();
-        Ok(Vec::new())
+        reset.map(|()| Vec::new()).map_err(Refusal::Restless)
     }
 
     /// Masks those of the vectors that have no eventfd, and unmasks the others: what comes
@@ -426,6 +439,11 @@ impl AsFd for Session<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
+}
+
+#[allow(clippy::disallowed_methods, reason = "how long the server has not looked around")]
+fn clock() -> Instant {
+    Instant::now()
 }
 
 const NOW: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };

@@ -122,6 +122,27 @@ fn one_that_was_stopped_or_copied_goes_on_here() {
 }
 
 #[test]
+fn counters_are_of_this_server_whatever_bytes_come() {
+    let (back, client) = Back::pair();
+    client.agree();
+    let mut guest = Guest::start(&client);
+    guest.round_trip(&client, 1);
+    go_to(&client, STOP_COPY).unwrap();
+    let bytes = read_all(&client, 4096);
+    go_to(&client, RUNNING).unwrap();
+    guest.round_trip(&client, 2);
+    go_to(&client, STOP).unwrap();
+    let before = back.nic.snapshot();
+    assert_eq!(before.total.transmit.frames(), 2);
+    go_to(&client, RESUMING).unwrap();
+    write(&client, &bytes).unwrap();
+    go_to(&client, STOP).unwrap();
+    let after = back.nic.snapshot();
+    assert_eq!(after.total, before.total);
+    assert_eq!(after.control, before.control);
+}
+
+#[test]
 fn features_that_there_are_not_are_refused() {
     let (_back, client) = Back::pair();
     client.agree();

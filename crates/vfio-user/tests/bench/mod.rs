@@ -8,6 +8,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vionet::endpoint::Endpoint;
+use vionet::transport::PciNic;
 use vionet::{Device, NicConfig};
 use vionet_endpoint::Echo;
 use vionet_vfio_user::{End, Event, Function, ServeError, Server};
@@ -65,6 +67,7 @@ pub struct Back {
     thread: Option<JoinHandle<Result<End, ServeError>>>,
     stop: OwnedFd,
     events: Receiver<Event>,
+    pub nic: Arc<PciNic>,
 }
 
 impl Back {
@@ -77,12 +80,13 @@ impl Back {
         let stop = event();
         let watched = stop.try_clone().unwrap();
         let (sender, events) = channel();
+        let config = NicConfig { mac: MAC, mtu: 1500, ..NicConfig::default() };
+        let function = Function::new(Device::new(config, endpoint).unwrap()).unwrap();
+        let nic = Arc::clone(function.nic());
         let thread = std::thread::spawn(move || {
-            let config = NicConfig { mac: MAC, mtu: 1500, ..NicConfig::default() };
-            let function = Function::new(Device::new(config, endpoint).unwrap()).unwrap();
             server.run(&function, watched.as_fd(), &mut |event| drop(sender.send(event)))
         });
-        Self { thread: Some(thread), stop, events }
+        Self { thread: Some(thread), stop, events, nic }
     }
 
     /// A server on one end of a pair, and the other end.
@@ -105,8 +109,12 @@ impl Back {
         self.events.try_iter().map(|event| event.to_string()).collect()
     }
 
-    pub fn stop(&mut self) -> Result<End, ServeError> {
+    pub fn tell_to_stop(&self) {
         signal(&self.stop);
+    }
+
+    pub fn stop(&mut self) -> Result<End, ServeError> {
+        self.tell_to_stop();
         self.end()
     }
 

@@ -111,6 +111,14 @@ impl State {
         }
     }
 
+    /// The same state, but the counters go on from those of a device that is here: for bytes of
+    /// somebody who is not believed what was counted.
+    #[must_use]
+    pub fn with_counters_of(mut self, here: &Self) -> Self {
+        self.0.counters = here.0.counters.clone();
+        self
+    }
+
     /// What a device has to be from the start to take this state.
     #[must_use]
     pub const fn config(&self) -> NicConfig {

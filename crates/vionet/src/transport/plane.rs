@@ -276,6 +276,10 @@ impl<W: Wires> Plane<W> {
         self.registers.paused = true;
     }
 
+    pub(super) const fn is_paused(&self) -> bool {
+        self.registers.paused
+    }
+
     pub(super) fn resume(&mut self) {
         self.registers.paused = false;
         self.registers.try_again();
@@ -300,6 +304,11 @@ impl<W: Wires> Plane<W> {
     /// Whether the bus lets the device access memory.
     pub(super) fn let_master(&mut self, on: bool) {
         self.registers.is_master = on;
+    }
+
+    /// The memory of the queues, which they may be on their way to.
+    pub(super) const fn memory(&self) -> &Arc<AddressSpace> {
+        self.registers.space()
     }
 
     pub(super) fn set_memory(&mut self, memory: Arc<AddressSpace>) {
@@ -422,6 +431,23 @@ macro_rules! verbs {
                 self.plane.settle(Plane::pause)
             }
 
+            /// As [`Self::pause`], but a pause that does not come about in time is taken back.
+            ///
+            /// # Errors
+            /// As for [`Self::pause`]; the device goes on then, or stays paused if it was.
+            pub fn try_pause(&self) -> Result<(), Unsettled> {
+                let note = |plane: &mut Plane<_>| {
+                    let was_paused = plane.is_paused();
+                    plane.pause();
+                    was_paused
+                };
+                self.plane.try_settle(note, |plane, was_paused| {
+                    if !was_paused {
+                        plane.resume();
+                    }
+                })
+            }
+
             /// Starts every queue where [`Self::pause`] has stopped it, and tries those again that
             /// the host could not start.
             ///
@@ -438,6 +464,19 @@ macro_rules! verbs {
             /// As for [`Self::pause`].
             pub fn set_memory(&self, memory: Arc<AddressSpace>) -> Result<(), Unsettled> {
                 self.plane.settle(|plane| plane.set_memory(memory))
+            }
+
+            /// As [`Self::set_memory`], but what does not come about in time is taken back.
+            ///
+            /// # Errors
+            /// As for [`Self::pause`]; queues go on in the memory of before then.
+            pub fn try_set_memory(&self, memory: Arc<AddressSpace>) -> Result<(), Unsettled> {
+                let note = |plane: &mut Plane<_>| {
+                    let before = Arc::clone(plane.memory());
+                    plane.set_memory(memory);
+                    before
+                };
+                self.plane.try_settle(note, Plane::set_memory)
             }
 
             /// The link is up, or down: the driver is told.

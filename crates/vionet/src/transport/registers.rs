@@ -142,7 +142,7 @@ impl Registers {
         }
     }
 
-    pub(super) fn space(&self) -> &Arc<AddressSpace> {
+    pub(super) const fn space(&self) -> &Arc<AddressSpace> {
         &self.space
     }
 

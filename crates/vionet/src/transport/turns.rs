@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_millis(20);
 const SETTLE_MAX: Duration = Duration::from_secs(11);
 
 /// A worker has not given back what it works on in time, which is reported; it is waited for on,
-/// and the verb is carried out when it has.
+/// and the verb is carried out when it has, or has been taken back if its name begins with `try`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unsettled;
 
@@ -104,6 +104,21 @@ impl<W: Wires> Turns<W> {
     pub(super) fn settle(&self, note: impl FnOnce(&mut Plane<W>)) -> Result<(), Unsettled> {
         let _turn = held(&self.verbs);
         self.settle_in_turn(note)
+    }
+
+    /// The same, but what does not come about in time is taken back, by what `note` has returned.
+    pub(super) fn try_settle<T>(
+        &self,
+        note: impl FnOnce(&mut Plane<W>) -> T,
+        take_back: impl FnOnce(&mut Plane<W>, T),
+    ) -> Result<(), Unsettled> {
+        let _turn = held(&self.verbs);
+        let mut before = None;
+        self.settle_in_turn(|plane| before = Some(note(plane))).inspect_err(|Unsettled| {
+            if let Some(before) = before {
+                self.look(|plane| take_back(plane, before));
+            }
+        })
     }
 
     fn settle_in_turn(&self, note: impl FnOnce(&mut Plane<W>)) -> Result<(), Unsettled> {

@@ -119,10 +119,18 @@ impl Vectors {
 
     /// What the configuration space lets through from now on. What waited for MSI-X shows on the
     /// line when that is switched off; what the line showed is sent when it is switched on.
+    /// While the function is being reset: from the end of that on.
     pub(super) fn let_through(&self, gates: Gates) {
         let mut mode = self.mode_mut();
+        match &mut mode.after_reset {
+            Some(later) => *later = gates,
+            None => self.open(&mut mode, gates),
+        }
+    }
+
+    fn open(&self, mode: &mut Mode, gates: Gates) {
         let is_switched_on = gates.enabled && !mode.gates.enabled;
-        (mode.gates, mode.after_reset) = (gates, None);
+        mode.gates = gates;
         self.line.set_open(gates.line);
         for (vector, entry) in (0..).zip(&self.entries) {
             let mut entry = held(entry);
@@ -143,14 +151,23 @@ impl Vectors {
     /// The function is being reset: the table is as after power-on, and nothing is let through
     /// before the device has been reset, too.
     pub(super) fn power_on(&self, gates: Gates) {
-        self.reset();
+        let mut mode = self.mode_mut();
+        self.forget(&mut mode);
         for entry in &self.entries {
             let mut entry = held(entry);
             entry.message = Message::default();
             entry.masked = true;
         }
-        self.let_through(Gates { enabled: false, open: false, line: false });
-        self.mode_mut().after_reset = Some(gates);
+        self.open(&mut mode, Gates { enabled: false, open: false, line: false });
+        mode.after_reset = Some(gates);
+    }
+
+    /// Nothing is pending, nothing mapped.
+    fn forget(&self, mode: &mut Mode) {
+        mode.config = NO_VECTOR;
+        mode.queues.fill(NO_VECTOR);
+        self.entries.iter().for_each(|entry| held(entry).pending = 0);
+        self.line.take(u8::MAX);
     }
 
     /// Sends what is pending and may be sent; tells a changed route.
@@ -311,13 +328,9 @@ impl Wires for Vectors {
 
     fn reset(&self) {
         let mut mode = self.mode_mut();
-        mode.config = NO_VECTOR;
-        mode.queues.fill(NO_VECTOR);
-        self.entries.iter().for_each(|entry| held(entry).pending = 0);
-        self.line.take(u8::MAX);
+        self.forget(&mut mode);
         if let Some(gates) = mode.after_reset.take() {
-            mode.gates = gates;
-            self.line.set_open(gates.line);
+            self.open(&mut mode, gates);
         }
     }
 }

@@ -59,6 +59,28 @@ impl Lines for Seen {
     }
 }
 
+/// The write of another vCPU that was on its way when the reset began.
+#[test]
+fn nothing_is_let_through_before_the_end_of_a_reset_whatever_is_written_meanwhile() {
+    let seen = Arc::<Seen>::default();
+    let lines: Arc<dyn Lines> = Arc::<Seen>::clone(&seen);
+    let vectors = Vectors::new(1, 1, lines, OFF);
+    let asserts = || {
+        vectors.config();
+        seen.asserted.load(Ordering::SeqCst)
+    };
+    vectors.power_on(OFF);
+    vectors.let_through(OFF);
+    assert!(!asserts(), "it is being reset");
+    vectors.power_on(OFF);
+    assert!(!asserts(), "and again");
+    vectors.let_through(Gates { line: false, ..OFF });
+    vectors.reset();
+    assert!(!asserts(), "as was written last");
+    vectors.let_through(OFF);
+    assert!(asserts());
+}
+
 /// What a worker, the control plane or the driver does.
 #[derive(Clone, Copy, Debug)]
 enum Act {
