@@ -27,7 +27,6 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
 
 use board::until;
 use guest::{Guest, MEMORY, every_ring};
@@ -59,7 +58,6 @@ fn a_nic_that_is_moved_in_the_middle_of_traffic_loses_nothing() {
                 assert_eq!(new.snapshot(), before, "counters go on");
                 *world.nic.lock().unwrap() = Some(Arc::clone(&new));
                 drop(old);
-                std::thread::sleep(Duration::from_millis(2));
                 new.resume().unwrap();
             }
             world.let_pass(200);
@@ -147,8 +145,12 @@ fn a_nic_goes_on_in_another_process_and_comes_back() {
             });
             let mut there = there.unwrap().0;
             there.set_nonblocking(false).unwrap();
-            put(&mut there, &bytes);
-            *world.remote.lock().unwrap() = Some(there.try_clone().unwrap());
+            {
+                // Kicks wait until they have somebody to go to.
+                let mut remote = world.remote.lock().unwrap();
+                put(&mut there, &bytes);
+                *remote = Some(there.try_clone().unwrap());
+            }
             world.let_pass(200);
             *world.remote.lock().unwrap() = None;
             there.write_all(&[SAVE]).unwrap();
@@ -156,8 +158,8 @@ fn a_nic_goes_on_in_another_process_and_comes_back() {
             assert!(child.wait().unwrap().success());
             let back = nic(Bus::Pci, CONFIG, near.try_clone().unwrap(), &memory);
             back.restore(&State::decode(&bytes).unwrap()).unwrap();
+            *world.nic.lock().unwrap() = Some(Arc::clone(&back));
             back.resume().unwrap();
-            *world.nic.lock().unwrap() = Some(back);
             world.let_pass(100);
             world.settle();
         });

@@ -93,7 +93,10 @@ impl World {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !self.over.load(Ordering::SeqCst) {
-                    let nic = self.nic.lock().unwrap().clone();
+                    // Held meanwhile: a kick for a NIC that has just been replaced would be lost.
+                    let nic = self.nic.lock().unwrap();
+                    // What took longer than an access may wait goes on here.
+                    nic.iter().for_each(|nic| assert_eq!(nic.tend(), None));
                     let kick = |queue| {
                         nic.iter().for_each(|nic| nic.kick(queue));
                         if let Some(remote) = &mut *self.remote.lock().unwrap() {
