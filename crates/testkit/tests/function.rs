@@ -134,6 +134,11 @@ fn reset_function(nic: &PciNic) -> Option<BarMove> {
     set_config(nic, express + pci::EXPRESS_CONTROL, control, 2)
 }
 
+/// What a driver polls for (PCI Express Base 4.0 §6.6.2) is anything but all ones.
+fn is_back(nic: &PciNic) {
+    until("it is back", || config(nic, 0, 4) == 0x1041_1af4);
+}
+
 #[test]
 fn the_capabilities_of_pci_express_are_there() {
     let nic = Board::pci(1).nic;
@@ -165,6 +170,7 @@ fn a_reset_of_the_function_leaves_nothing_of_before() {
         board.round_trip(round);
         let moved = BarMove { from: Some(0xc000_0000), to: None };
         assert_eq!(reset_function(&board.nic), Some(moved));
+        is_back(&board.nic);
         assert_eq!(face(&board.nic), new);
         assert!(!board.panel.is_asserted());
         switch_on(&board.nic);
@@ -181,6 +187,7 @@ fn a_reset_of_the_function_leaves_nothing_of_before() {
     // The embedder's pause is none of the driver's business.
     board.nic.pause().unwrap();
     reset_function(&board.nic);
+    is_back(&board.nic);
     switch_on(&board.nic);
     board.bring_up(0);
     board.post(7);
@@ -195,7 +202,6 @@ fn a_function_being_reset_answers_nobody_until_its_workers_have_let_go() {
     board.bring_up(0);
     board.hold_worker();
     quickly(|| reset_function(&board.nic));
-    // What a driver polls for (PCI Express Base 4.0 §6.6.2) is anything but all ones.
     for _ in 0..5 {
         assert_eq!(quickly(|| config(&board.nic, pci::HEADER_COMMAND, 4)), !0);
         quickly(|| switch_on(&board.nic));
@@ -204,7 +210,7 @@ fn a_function_being_reset_answers_nobody_until_its_workers_have_let_go() {
         assert!(!board.panel.is_asserted());
     }
     board.host.hold(false);
-    until("it is back", || config(&board.nic, 0, 4) == 0x1041_1af4);
+    is_back(&board.nic);
     assert_eq!(config(&board.nic, pci::HEADER_COMMAND, 2), 0, "nothing was written meanwhile");
     assert!(!board.panel.is_asserted());
     switch_on(&board.nic);
@@ -231,7 +237,7 @@ fn kicks_and_accesses_of_another_vcpu_do_no_harm_to_a_reset_of_the_function() {
         for _ in 0..200 {
             board.post(3);
             reset_function(&board.nic);
-            until("it is back", || config(&board.nic, 0, 4) == 0x1041_1af4);
+            is_back(&board.nic);
             // No master, whatever the other one says: memory is left alone.
             let before = (board.rx.used_idx(), board.tx.used_idx());
             std::thread::sleep(Duration::from_micros(100));
