@@ -9,7 +9,7 @@ use crate::shell::{self, Result, cargo};
 use crate::{count, docs, fuzz, gate, loom, newer, setup, tidy};
 
 /// How long CI fuzzes each target.
-const FUZZ_SECONDS: u32 = 40;
+const FUZZ_SECONDS: u32 = 30;
 
 /// One thing CI does.
 struct Step {
