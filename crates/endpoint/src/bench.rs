@@ -111,8 +111,8 @@ impl EndpointQueue for EchoQueue {
     fn transmit(&mut self, frames: &mut TxBatch<'_>) -> Result<(), EndpointFault> {
         let mut room = self.frames.get_mut(self.used..).unwrap_or_default();
         let (mut done, mut used) = (0_usize, self.used);
-        let lengths = self.lengths.spare_capacity_mut().len();
-        for frame in frames.frames().iter().take(lengths) {
+        let most = ECHOES.saturating_sub(self.lengths.len());
+        for frame in frames.frames().iter().take(most) {
             let len = usize::try_from(frame.len).unwrap_or(usize::MAX);
             let Some(place) = room.split_off_mut(..len) else { break };
             copy_out(frames.bytes(frame), 0, place);

@@ -25,9 +25,8 @@ impl GuestSink<'_> {
     #[inline]
     pub(in crate::pair) fn push(&mut self, header: &RxHeader, frame: &[u8]) -> Result<(), Refused> {
         let Ok(len) = u32::try_from(frame.len()) else { return Err(Refused::Dropped) };
-        let fill = |room: &WriteSpan<'_>| match has_string_moves() {
-            true => room.move_all(frame),
-            false => room.write_all(frame),
+        let fill = |room: &WriteSpan<'_>| {
+            if has_string_moves() { room.move_all(frame) } else { room.write_all(frame) }
         };
         if self.push_single(header, len, fill) {
             return Ok(());
@@ -43,9 +42,10 @@ impl GuestSink<'_> {
         frames: impl Iterator<Item = &'f [u8]>,
     ) -> usize {
         // What processor this is is asked once, and not for each frame.
-        match has_string_moves() {
-            true => self.push_each(header, frames, |room, frame| room.move_all(frame)),
-            false => self.push_each(header, frames, |room, frame| room.write_all(frame)),
+        if has_string_moves() {
+            self.push_each(header, frames, |room, frame| room.move_all(frame))
+        } else {
+            self.push_each(header, frames, |room, frame| room.write_all(frame))
         }
     }
 
